@@ -1,0 +1,203 @@
+"""One attribute of a table: its public values, and how they are coded."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from marginal_sdg.errors import DomainError
+
+Label = str | int | float | bool
+"""A category as it stands in the table."""
+
+_MAX_CODES = 1_000_000  # beyond it, not even a 1-way marginal is worth its noise
+_MAX_BOUND = 2.0**53  # beyond it, neighbouring integers are one float
+
+
+def nearest(name: object, known: Iterable[object]) -> str:
+    """``" (did you mean 'x'?)"``, or nothing when no known name is close to ``name``."""
+    match = difflib.get_close_matches(str(name), [str(k) for k in known], n=1)
+    return f" (did you mean {match[0]!r}?)" if match else ""
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """One column: either ``categories``, or a number in [``lower``, ``upper``] cut into equal ``bins``.
+
+    Parameters
+    ----------
+    name: the column's name.
+    categories: the labels, in code order; all strings, all integers, all floats or all booleans.
+    lower, upper: public bounds of a number, both inclusive.
+    bins: number of equal-width bins [a, b), the last one [a, b]; without it an integer has a code per value.
+    integer: the number is an integer; it decodes to integers.
+    missing: "error", or "category": one more code, the last one, for missing values.
+    outside: what a value outside the domain does: "error", "clip" (numbers: moves to the bound), or
+        "missing" (becomes the missing code).
+
+    Raises
+    ------
+    DomainError: the declaration is incomplete or contradicts itself.
+    """
+
+    name: str
+    categories: tuple[Label, ...] | None = None
+    lower: float | None = None
+    upper: float | None = None
+    bins: int | None = None
+    integer: bool = False
+    missing: str = "error"
+    outside: str = "error"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise DomainError(f"an attribute's name must be a non-empty string, got {self.name!r}")
+        if self.categories is not None:
+            self._check_categories()
+        else:
+            self._check_number()
+        self._one_of("missing", ("error", "category"))
+        self._one_of("outside", ("error", "clip", "missing"))
+        if self.outside == "clip" and self.categories is not None:
+            raise self._error("outside: clip is for numbers only; use error or missing")
+        if self.outside == "missing" and self.missing != "category":
+            raise self._error("outside: missing needs missing: category")
+        if self.size > _MAX_CODES:
+            raise self._error(f"{self.size} codes are too many; set bins")
+
+    @property
+    def size(self) -> int:
+        """Number of codes, the missing code included."""
+        return self.values + (self.missing == "category")
+
+    @property
+    def values(self) -> int:
+        """Number of codes that stand for a value, so that a missing code, if there is one, is ``values``."""
+        if self.categories is not None:
+            return len(self.categories)
+        lower, upper = self.bounds
+        return self.bins if self.bins is not None else int(upper) - int(lower) + 1
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """``(lower, upper)`` of a number; DomainError for categories."""
+        if self.lower is None or self.upper is None:
+            raise self._error("has categories, not bounds")
+        return self.lower, self.upper
+
+    @property
+    def kind(self) -> str:
+        """``"string"``, ``"boolean"``, ``"integer"`` or ``"floating"``: what the column's values are."""
+        if self.categories is not None:
+            return _label_kind(self.categories[0])
+        return "integer" if self.integer else "floating"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The declaration as plain values, defaults and name left out."""
+        given = {f.name: getattr(self, f.name) for f in fields(self)[1:]}
+        if self.categories is not None:
+            given["categories"] = list(self.categories)
+        return {f.name: given[f.name] for f in fields(self)[1:] if given[f.name] != f.default}
+
+    @classmethod
+    def from_dict(cls, name: str, declaration: Mapping[str, Any]) -> Attribute:
+        """Read one declaration; an unknown key is refused by name."""
+        known = [f.name for f in fields(cls)[1:]]
+        if not isinstance(declaration, Mapping):
+            raise DomainError(
+                f"attribute {name!r}: must be a mapping such as {{categories: [a, b]}}, "
+                f"got {type(declaration).__name__}"
+            )
+        for key in declaration:
+            if key not in known:
+                raise DomainError(
+                    f"attribute {name!r}: unknown key {key!r}{nearest(key, known)}; known: {', '.join(known)}"
+                )
+        options = dict(declaration)
+        if options.get("categories") is not None:
+            if isinstance(options["categories"], str) or not isinstance(options["categories"], Iterable):
+                raise DomainError(f"attribute {name!r}: categories must be a list")
+            options["categories"] = tuple(options["categories"])
+        return cls(name, **options)
+
+    def _error(self, what: str) -> DomainError:
+        return DomainError(f"attribute {self.name!r}: {what}")
+
+    def _one_of(self, field: str, allowed: tuple[str, ...]) -> None:
+        value = getattr(self, field)
+        if value not in allowed:
+            raise self._error(f"{field} must be one of {', '.join(allowed)}, got {value!r}{nearest(value, allowed)}")
+
+    def _check_categories(self) -> None:
+        assert self.categories is not None
+        object.__setattr__(self, "categories", tuple(plain(label) for label in self.categories))
+        if any(bound is not None for bound in (self.lower, self.upper, self.bins)) or self.integer:
+            raise self._error("give either categories, or lower and upper, not both")
+        if not self.categories:
+            raise self._error("categories are empty")
+        kinds = {_label_kind(label) for label in self.categories}
+        if "other" in kinds:
+            raise self._error("a category must be a string, a finite number or a boolean (missing: category)")
+        if len(kinds) > 1:
+            hint = "; quote yes, no, on, off in YAML" if "boolean" in kinds else ""
+            raise self._error(f"categories mix {' and '.join(sorted(kinds))} labels{hint}")
+        if len(set(self.categories)) < len(self.categories):
+            twice = next(c for i, c in enumerate(self.categories) if c in self.categories[:i])
+            raise self._error(f"category {twice!r} is listed twice")
+
+    def _check_number(self) -> None:
+        if self.lower is None or self.upper is None:
+            raise self._error("needs categories, or both lower and upper")
+        for field in ("lower", "upper", "bins", "integer"):
+            object.__setattr__(self, field, plain(getattr(self, field)))
+        for field in ("lower", "upper"):
+            value = getattr(self, field)
+            if not is_number(value) or not abs(value) <= _MAX_BOUND:
+                raise self._error(f"{field} must be a finite number of at most 2^53, got {value!r}")
+        lower, upper = self.bounds
+        if upper < lower or (upper == lower and not self.integer):
+            raise self._error(f"upper ({upper}) must be above lower ({lower})")
+        if self.bins is not None and (not is_integer(self.bins) or self.bins < 1):
+            raise self._error(f"bins must be an integer of at least 1, got {self.bins!r}")
+        if self.integer is True:
+            self._check_integer()
+        elif self.integer is not False:
+            raise self._error(f"integer must be true or false, got {self.integer!r}")
+        elif self.bins is None:
+            raise self._error("a number needs bins, or integer: true for one code per integer")
+
+    def _check_integer(self) -> None:
+        lower, upper = self.bounds
+        if lower != int(lower) or upper != int(upper):
+            raise self._error(f"integer bounds must be integers, got [{lower}, {upper}]")
+        # an equal-width bin of width 1 or more holds an integer, so every code can be decoded
+        if self.bins is not None and self.bins > max(1, upper - lower):
+            raise self._error(f"{self.bins} bins are more than upper - lower = {upper - lower}; use fewer or none")
+
+
+def is_integer(value: object) -> bool:
+    """Whether a declared value is a whole number (a boolean is not)."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> bool:
+    """Whether a declared value is a number (a boolean is not)."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def plain(value: Any) -> Any:
+    """A NumPy scalar as the Python value that YAML and JSON can hold."""
+    return value.item() if hasattr(value, "item") else value
+
+
+def _label_kind(label: object) -> str:
+    if isinstance(label, str):
+        return "string"
+    if isinstance(label, bool):
+        return "boolean"
+    if isinstance(label, int):
+        return "integer"
+    return "floating" if isinstance(label, float) and math.isfinite(label) else "other"

@@ -1,0 +1,276 @@
+"""The public domain: which attributes a table has and which values each may take.
+
+A domain is declared by people, from public knowledge (a code book, the law, a unit's range). It is never
+inferred from private rows behind the user's back: bounds and categories read off a table leak its records.
+``draft_domain`` writes a first version to review, and says what it read off the data.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from marginal_sdg.attribute import Attribute, Label, is_integer, nearest, plain
+from marginal_sdg.errors import DomainError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Attribute", "Clique", "Domain", "DraftDomain", "Label", "draft_domain", "nearest"]
+
+Clique = tuple[str, ...]
+"""Attribute names, each once, in domain order."""
+
+
+@dataclass(frozen=True)
+class Domain(Mapping[str, Attribute]):
+    """Attributes in order; behaves as a mapping from name to ``Attribute``.
+
+    Raises
+    ------
+    DomainError: two attributes have one name.
+    """
+
+    attributes: tuple[Attribute, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "attributes", tuple(self.attributes))
+        for attribute in self.attributes:
+            if not isinstance(attribute, Attribute):
+                raise DomainError(f"a Domain is made of Attributes, got {type(attribute).__name__}")
+        if len(self._positions) < len(self.attributes):
+            twice = next(n for i, n in enumerate(self.names) if n in self.names[:i])
+            raise DomainError(f"attribute {twice!r} is declared twice")
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Attribute names, in order."""
+        return tuple(attribute.name for attribute in self.attributes)
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """Number of codes of each attribute."""
+        return tuple(attribute.size for attribute in self.attributes)
+
+    @cached_property
+    def _positions(self) -> dict[str, int]:
+        return {name: i for i, name in enumerate(self.names)}
+
+    def __len__(self) -> int:
+        return len(self.attributes)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __getitem__(self, name: str) -> Attribute:
+        return self.attributes[self.index(name)]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._positions
+
+    def index(self, name: str) -> int:
+        """Position of an attribute; DomainError when unknown."""
+        try:
+            return self._positions[name]
+        except (KeyError, TypeError):
+            raise DomainError(f"unknown attribute {name!r}{nearest(name, self.names)}") from None
+
+    def clique(self, names: str | Iterable[str]) -> Clique:
+        """The names in domain order; DomainError when one is unknown or comes twice."""
+        given = (names,) if isinstance(names, str) else tuple(names)
+        positions = sorted(self.index(name) for name in given)
+        if len(set(positions)) < len(positions):
+            twice = next(name for i, name in enumerate(given) if name in given[:i])
+            raise DomainError(f"attribute {twice!r} comes twice in a clique")
+        return tuple(self.names[position] for position in positions)
+
+    def size(self, clique: str | Iterable[str] | None = None) -> int:
+        """Number of cells of a clique's marginal (1 for none), or of the whole domain; a Python int."""
+        names = self.names if clique is None else self.clique(clique)
+        return math.prod(self.shape[self.index(name)] for name in names)
+
+    def project(self, names: str | Iterable[str]) -> Domain:
+        """The domain of some attributes, in this domain's order."""
+        return Domain(tuple(self[name] for name in self.clique(names)))
+
+    @classmethod
+    def from_shape(cls, shape: Mapping[str, int]) -> Domain:
+        """Attributes with codes 0..n-1 as their categories, for tables that are coded already."""
+        for name, size in shape.items():
+            if not is_integer(plain(size)) or size < 1:
+                raise DomainError(f"attribute {name!r}: size must be an integer of at least 1, got {size!r}")
+        return cls(tuple(Attribute(name, categories=tuple(range(int(n)))) for name, n in shape.items()))
+
+    @classmethod
+    def from_dict(cls, declarations: Mapping[str, Mapping[str, Any]]) -> Domain:
+        """Read ``{name: {categories: [...]} | {lower: .., upper: .., bins: ..}, ...}``."""
+        if not isinstance(declarations, Mapping) or not declarations:
+            raise DomainError("a domain file must map attribute names to declarations")
+        return cls(tuple(Attribute.from_dict(name, d) for name, d in declarations.items()))
+
+    @classmethod
+    def from_yaml(cls, text: str) -> Domain:
+        """Read a declaration in YAML."""
+        import yaml
+
+        try:
+            return cls.from_dict(yaml.load(text, Loader=_unique_key_loader()))
+        except yaml.YAMLError as error:
+            where = getattr(error, "problem_mark", None)
+            line = f" at line {where.line + 1}" if where else ""
+            raise DomainError(f"not valid YAML{line}: {getattr(error, 'problem', error)}") from None
+
+    @classmethod
+    def from_json(cls, text: str) -> Domain:
+        """Read a declaration in JSON."""
+        try:
+            return cls.from_dict(json.loads(text))
+        except json.JSONDecodeError as error:
+            raise DomainError(f"not valid JSON at line {error.lineno}: {error.msg}") from None
+
+    @classmethod
+    def load(cls, path: str | Path) -> Domain:
+        """Read a ``.yaml``, ``.yml`` or ``.json`` file; DomainError names the file."""
+        path = Path(path)
+        readers = {".yaml": cls.from_yaml, ".yml": cls.from_yaml, ".json": cls.from_json}
+        if path.suffix not in readers:
+            raise DomainError(f"{path}: a domain file ends in .yaml, .yml or .json")
+        try:
+            return readers[path.suffix](path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise DomainError(f"{path}: cannot be read ({error.strerror})") from None
+        except DomainError as error:
+            raise DomainError(f"{path}: {error}") from None
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        """Plain values, as ``from_dict`` reads them."""
+        return {attribute.name: attribute.to_dict() for attribute in self.attributes}
+
+    def to_yaml(self) -> str:
+        """YAML text, as ``from_yaml`` reads it: one attribute a line where it fits."""
+        import yaml
+
+        text: str = yaml.safe_dump(
+            self.to_dict(), sort_keys=False, allow_unicode=True, width=110, default_flow_style=None
+        )
+        return text
+
+    def save(self, path: str | Path, header: str = "") -> None:
+        """Write a YAML or JSON file (by its ending); ``header`` becomes comment lines in YAML."""
+        path = Path(path)
+        if path.suffix == ".json":
+            text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n"
+        elif path.suffix in (".yaml", ".yml"):
+            text = "".join(f"# {line}\n" for line in header.splitlines()) + self.to_yaml()
+        else:
+            raise DomainError(f"{path}: a domain file ends in .yaml, .yml or .json")
+        path.write_text(text, encoding="utf-8")
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td>{escape(a.name)}</td><td>{a.size}</td><td>{escape(_describe(a))}</td></tr>"
+            for a in self.attributes
+        )
+        return f"<table><tr><th>attribute</th><th>codes</th><th>values</th></tr>{rows}</table>"
+
+
+def _describe(attribute: Attribute) -> str:
+    if attribute.categories is not None:
+        shown = ", ".join(str(label) for label in attribute.categories[:5])
+        return shown + (", …" if len(attribute.categories) > 5 else "")
+    unit = "integers" if attribute.integer else "numbers"
+    return f"{unit} in [{attribute.lower}, {attribute.upper}]"
+
+
+def _unique_key_loader() -> Any:
+    """A safe YAML loader that refuses a key given twice, which YAML readers else drop in silence."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            mapping: dict[Any, Any] = {}
+            for key_node, value_node in node.value:
+                key = self.construct_object(key_node, deep=True)
+                if key in mapping:
+                    raise DomainError(f"{key!r} comes twice at line {key_node.start_mark.line + 1}")
+                mapping[key] = self.construct_object(value_node, deep=True)
+            return mapping
+
+    return Loader
+
+
+@dataclass(frozen=True)
+class DraftDomain:
+    """A first domain that was read off a table, and ``notes`` on what needs public knowledge before use."""
+
+    domain: Domain
+    notes: tuple[str, ...]
+
+    def save(self, path: str | Path) -> None:
+        """Write a YAML file to review; its header says what is not public yet."""
+        path = Path(path)
+        if path.suffix == ".json":
+            raise DomainError(f"{path}: save a draft as .yaml, so that its warnings stay with it")
+        header = (
+            "DRAFT, read off a private table. NOT public knowledge: used as it stands, it leaks records.\n"
+            "Replace every value named below by one that is known without the data (a code book, a unit's\n"
+            "range), then delete this header.\n"
+        )
+        self.domain.save(path, header + "".join(f"- {note}\n" for note in self.notes))
+
+
+def draft_domain(frame: pd.DataFrame, bins: int = 32) -> DraftDomain:
+    """Draft a domain for a table, to be reviewed by someone who knows the data.
+
+    Parameters
+    ----------
+    frame: the private table; what is read off it is listed in the notes.
+    bins: equal-width bins of a number; an integer of a smaller range gets a code per value.
+
+    Raises
+    ------
+    DomainError: the table is empty, or a column is neither text, number nor boolean.
+    """
+    if not len(frame) or not len(frame.columns):
+        raise DomainError("a domain cannot be drafted from an empty table; write it by hand")
+    drafts = [_draft_attribute(str(name), frame.iloc[:, i], bins) for i, name in enumerate(frame.columns)]
+    return DraftDomain(
+        Domain(tuple(attribute for attribute, _ in drafts)),
+        tuple(note for _, notes in drafts for note in notes),
+    )
+
+
+def _draft_attribute(name: str, column: pd.Series[Any], bins: int) -> tuple[Attribute, list[str]]:
+    import pandas as pd
+
+    values = column.dropna()
+    gaps = len(values) < len(column)
+    missing = "category" if gaps else "error"
+    notes = [f"{name}: has missing values, and so a missing code"] if gaps else []
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        values = pd.Series(values.cat.categories)
+    holds = pd.api.types.infer_dtype(values, skipna=True)
+    if holds == "boolean":
+        return Attribute(name, categories=(False, True), missing=missing), notes
+    if holds == "string":
+        labels = sorted(str(label) for label in values.unique())
+        notes.append(f"{name}: its {len(labels)} categories are those that occur; list all that may occur")
+        if len(labels) > max(100, len(column) // 10):
+            notes.append(f"{name}: looks like an identifier or free text; drop the column")
+        return Attribute(name, categories=tuple(labels), missing=missing), notes
+    if holds not in ("integer", "floating", "mixed-integer-float"):
+        raise DomainError(f"column {name!r} holds {holds} values; convert it to text, numbers or booleans")
+    numbers = values.astype(float)
+    lower, upper = float(numbers.min()), float(numbers.max())
+    notes.append(f"{name}: its bounds are its smallest and largest value; give public ones")
+    if bool((numbers == numbers.round()).all()):
+        low, high = int(lower), int(upper)
+        cut = bins if high - low > bins else None
+        return Attribute(name, lower=low, upper=high, bins=cut, integer=True, missing=missing), notes
+    return Attribute(name, lower=lower, upper=upper, bins=bins, missing=missing), notes
