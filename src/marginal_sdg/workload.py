@@ -1,0 +1,84 @@
+"""Workloads: the marginal queries that the synthetic data shall answer well, and how they weigh candidates."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import combinations
+
+import numpy as np
+import numpy.typing as npt
+
+from marginal_sdg.domain import Clique, Domain
+from marginal_sdg.errors import ConfigError
+from marginal_sdg.marginals import Layout
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A list of cliques with positive weights.
+
+    ``Workload(domain, [("age", "sex")])`` weighs every clique 1. Raises ``DomainError`` for an attribute that the
+    domain does not have, ``ConfigError`` for an empty list or a weight that is not positive.
+    """
+
+    domain: Domain
+    cliques: tuple[Clique, ...]
+    weights: tuple[float, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        cliques = tuple(self.domain.clique(clique) for clique in self.cliques)
+        weights = tuple(float(w) for w in self.weights) or (1.0,) * len(cliques)
+        if not cliques or not all(cliques):
+            raise ConfigError("workload: needs at least one clique, and no empty clique")
+        if len(weights) != len(cliques):
+            raise ConfigError(f"workload: {len(weights)} weights for {len(cliques)} cliques; give one per clique")
+        if not all(math.isfinite(w) and w > 0 for w in weights):
+            raise ConfigError("workload: weights must be positive and finite")
+        object.__setattr__(self, "cliques", cliques)
+        object.__setattr__(self, "weights", weights)
+
+    @classmethod
+    def random(cls, domain: Domain, count: int = 64, ways: int = 3, seed: int = 123) -> Workload:
+        """Draw ``count`` distinct ``ways``-way cliques uniformly; all of them where there are fewer.
+
+        The draw is the papers' own: ``default_rng(seed).choice`` over the combinations in column order.
+        """
+        ways = min(ways, len(domain))
+        if count < 1 or ways < 1:
+            raise ConfigError(f"workload: count and ways must be at least 1, got {count} and {ways}")
+        total = math.comb(len(domain), ways)
+        everything = list(combinations(domain.names, ways))
+        chosen = np.random.default_rng(seed).choice(total, min(total, count), replace=False)
+        return cls(domain, tuple(everything[i] for i in chosen))
+
+    @cached_property
+    def closure(self) -> tuple[Clique, ...]:
+        """All non-empty subsets of the cliques, smallest first: what may be selected and measured."""
+        found: set[Clique] = set()
+        for clique in self.cliques:
+            for ways in range(1, len(clique) + 1):
+                found.update(combinations(clique, ways))
+        return tuple(sorted(found, key=lambda c: (len(c), tuple(self.domain.index(name) for name in c))))
+
+    @cached_property
+    def one_way(self) -> tuple[Clique, ...]:
+        """The single attributes that occur in the workload."""
+        return tuple(clique for clique in self.closure if len(clique) == 1)
+
+    @cached_property
+    def importance(self) -> npt.NDArray[np.float64]:
+        """(Q,) weight of every candidate of the closure: w_q = sum_r (weight of r) |q ∩ r|. Source: AIM §4.1."""
+        sets = [frozenset(clique) for clique in self.cliques]
+        return np.array(
+            [
+                sum(w * len(members.intersection(q)) for members, w in zip(sets, self.weights, strict=True))
+                for q in self.closure
+            ]
+        )
+
+    @cached_property
+    def layout(self) -> Layout:
+        """The cells of the whole closure end to end."""
+        return Layout(self.domain, self.closure)
