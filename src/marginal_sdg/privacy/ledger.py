@@ -1,0 +1,267 @@
+"""The privacy ledger: the only door through which noise, and so any private value, leaves the data.
+
+Guarantees:
+
+* every charge is recorded before anything is drawn, and a charge that does not fit is refused: then nothing
+  is drawn and nothing is recorded;
+* charges are exact rationals, so a budget can be used up exactly and not exceeded by any amount;
+* errors depend on public values only (types, shapes, parameters, the budget).
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import BudgetError, DataError
+from .budget import Budget, eps_from_rho_delta
+from .noise import DiscreteGaussian, Source, exact_choice
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Counts = npt.NDArray[np.int64]
+
+_LARGEST_SCORE = 2.0**31  # in sensitivities; see Ledger.select
+_RESERVE = Fraction(1, 2**20)
+
+
+@dataclass(frozen=True)
+class Charge:
+    """One paid release: who added what noise, and what it costs in zCDP."""
+
+    what: str
+    mechanism: Literal["gaussian", "exponential"]
+    parameter: Fraction  # gaussian: variance per cell; exponential: epsilon squared
+    per_record: int  # how many cells, or selections, one record can take part in
+    by: str = "curator"
+
+    def __post_init__(self) -> None:
+        if self.mechanism not in ("gaussian", "exponential"):
+            raise BudgetError(f"mechanism must be 'gaussian' or 'exponential', got {self.mechanism!r}")
+        name = "variance" if self.mechanism == "gaussian" else "epsilon2"
+        if not isinstance(self.parameter, int | Fraction) or self.parameter <= 0:
+            raise BudgetError(f"{name} must be a positive Fraction, got {self.parameter!r}")
+        if not isinstance(self.per_record, int) or self.per_record < 1:
+            raise BudgetError(f"per_record must be a positive integer, got {self.per_record!r}")
+        object.__setattr__(self, "parameter", Fraction(self.parameter))
+
+    @property
+    def rho(self) -> Fraction:
+        """zCDP cost: per_record / (2 variance) or per_record epsilon^2 / 8.
+
+        Source: Canonne, Kamath, Steinke 2020, at squared L2 sensitivity per_record; for the exponential
+        mechanism Cesar, Rogers 2021 (bounded range), a quarter of what pure epsilon-DP costs.
+        """
+        if self.mechanism == "gaussian":
+            return self.per_record / (2 * self.parameter)
+        return self.per_record * self.parameter / 8
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; the parameter as an exact fraction in a string."""
+        return {**vars(self), "parameter": str(self.parameter)}
+
+
+class Ledger:
+    """Pays for and draws all noise of one run; adjacency is adding or removing one record.
+
+    ``budget=None`` sets no limit (tests, and the non-private ORACLE label); ``caveats`` then says so.
+    """
+
+    adjacency = "add or remove one record"
+
+    def __init__(self, budget: Budget | None, source: Source, *, private: bool = True) -> None:
+        self.budget = budget
+        self.source = source
+        self.private = private and budget is not None
+        self._charges: list[Charge] = []
+        self._limit = None if budget is None else budget.rho
+        self._spent = Fraction(0)
+        self._caveats: list[str] = []
+        if budget is None:
+            self.warn("NOT PRIVATE: the ledger has no budget")
+        elif not private:
+            self.warn("NOT PRIVATE: exact values are used outside the ledger")
+        if not source.secure:
+            self.warn("simulation: the noise comes from a seed, not from the operating system")
+
+    def gaussian(
+        self,
+        tables: Sequence[Counts],
+        variance: Fraction,
+        *,
+        per_record: int = 1,
+        what: str,
+        by: str = "curator",
+    ) -> list[Counts]:
+        """Add discrete Gaussian noise to every cell of int64 count tables.
+
+        Each record is counted in at most per_record cells of all the tables together, so it moves them by at
+        most sqrt(per_record) in L2. Charges per_record / (2 variance).
+        """
+        charge = Charge(what, "gaussian", variance, per_record, by)
+        noise = DiscreteGaussian(charge.parameter)
+        for table in tables:
+            if not isinstance(table, np.ndarray) or table.dtype != np.int64:
+                kind = getattr(table, "dtype", type(table).__name__)
+                raise DataError(f"{what}: tables must be int64 counts, got {kind}; convert them first")
+        self.charge(charge)
+        drawn = noise.sample(sum(table.size for table in tables), self.source)
+        ends = np.cumsum([table.size for table in tables])[:-1]
+        parts = np.split(drawn, ends) if len(tables) else []
+        return [table + part.reshape(table.shape) for table, part in zip(tables, parts, strict=True)]
+
+    def select(
+        self,
+        scores: Sequence[npt.NDArray[np.float64]],
+        epsilon2: Fraction,
+        *,
+        sensitivity: float,
+        per_record: int = 1,
+        what: str,
+        by: str = "curator",
+    ) -> list[int]:
+        """Draw one index per score vector, with P(i) proportional to exp(epsilon score_i / (2 sensitivity)).
+
+        Vectors of different sources belong to disjoint sets of records (parallel composition); one record is
+        in at most per_record of the vectors. Charges per_record epsilon^2 / 8.
+
+        Rounding never costs privacy: epsilon is rounded down and lowered by a further 2^-20 of itself, which
+        pays for the rounding of the log-weights (scores are cut at 2^31 sensitivities) and for scores that
+        are off by up to 2^-23 sensitivities through floating-point sums.
+        """
+        charge = Charge(what, "exponential", epsilon2, per_record, by)
+        if isinstance(sensitivity, bool) or not 0 < sensitivity < math.inf:
+            raise BudgetError(f"sensitivity must be a positive number, got {sensitivity!r}")
+        vectors = [np.asarray(vector, dtype=np.float64) for vector in scores]
+        if any(vector.ndim != 1 or vector.size == 0 or not np.isfinite(vector).all() for vector in vectors):
+            raise DataError(f"{what}: scores must be non-empty vectors of finite numbers")
+        self.charge(charge)
+        factor = _below(_root_below(charge.parameter) * (1 - _RESERVE) / (2 * Fraction(sensitivity)))
+        limit = _LARGEST_SCORE * sensitivity
+        return [exact_choice(factor * vector.clip(-limit, limit), self.source) for vector in vectors]
+
+    def charge(self, charge: Charge) -> None:
+        """Record a charge or raise BudgetError. Called directly only where other parties draw the noise."""
+        total = self._spent + charge.rho
+        if self._limit is not None and total > self._limit:
+            cost, left, limit = (float(rho) for rho in (charge.rho, self._limit - self._spent, self._limit))
+            raise BudgetError(
+                f"{charge.what}: needs rho {cost:.6g} but {left:.6g} of {limit:.6g} is left; "
+                "raise epsilon, add more noise or plan fewer releases"
+            )
+        self._charges.append(charge)
+        self._spent = total
+
+    def warn(self, text: str) -> None:
+        """Add a caveat that every report of this run must print; repeated ones are kept once."""
+        if text not in self._caveats:
+            self._caveats.append(text)
+
+    @property
+    def charges(self) -> tuple[Charge, ...]:
+        """All charges so far, oldest first."""
+        return tuple(self._charges)
+
+    @property
+    def caveats(self) -> tuple[str, ...]:
+        """What weakens or voids the stated guarantee."""
+        return tuple(self._caveats)
+
+    @property
+    def spent(self) -> Fraction:
+        """The zCDP rho charged so far, exact."""
+        return self._spent
+
+    @property
+    def remaining(self) -> Fraction:
+        """The zCDP rho still free, exact; BudgetError for a ledger without a budget."""
+        if self._limit is None:
+            raise BudgetError("budget: this ledger has none, so nothing can remain; give it a Budget")
+        return self._limit - self._spent
+
+    def epsilon(self) -> float:
+        """Epsilon spent so far at the budget's delta, rounded up; infinite for a non-private ledger."""
+        if self.budget is None or not self.private:
+            return math.inf
+        return eps_from_rho_delta(_above(self._spent), self.budget.delta)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per charge: what, mechanism, sigma or epsilon, per_record, rho, cumulative share, by."""
+        import pandas as pd
+
+        rows, total = [], Fraction(0)
+        for charge in self._charges:
+            total += charge.rho
+            root = math.sqrt(charge.parameter)
+            rows.append(
+                {
+                    "what": charge.what,
+                    "mechanism": charge.mechanism,
+                    "sigma": root if charge.mechanism == "gaussian" else math.nan,
+                    "epsilon": root if charge.mechanism == "exponential" else math.nan,
+                    "per_record": charge.per_record,
+                    "rho": float(charge.rho),
+                    "share": math.nan if self._limit is None else float(total / self._limit),
+                    "by": charge.by,
+                }
+            )
+        columns = ["what", "mechanism", "sigma", "epsilon", "per_record", "rho", "share", "by"]
+        return pd.DataFrame(rows, columns=columns)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the source, for saving; see from_dict."""
+        return {
+            "budget": None if self.budget is None else vars(self.budget).copy(),
+            "private": self.private,
+            "adjacency": self.adjacency,
+            "charges": [charge.to_dict() for charge in self._charges],
+            "caveats": list(self._caveats),
+        }
+
+    @classmethod
+    def from_dict(cls, state: Mapping[str, Any], source: Source) -> Ledger:
+        """Restore a saved ledger with its spending. Give a fresh source, never one that repeats old noise."""
+        try:
+            budget = None if state["budget"] is None else Budget(**state["budget"])
+            charges = [Charge(**{**row, "parameter": Fraction(row["parameter"])}) for row in state["charges"]]
+            private, caveats = bool(state["private"]), [str(text) for text in state["caveats"]]
+        except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+            raise BudgetError(f"saved ledger is damaged: {error}") from error
+        ledger = cls(budget, source, private=private)
+        for charge in charges:
+            ledger.charge(charge)
+        for text in caveats:
+            ledger.warn(text)
+        return ledger
+
+    def __repr__(self) -> str:
+        limit = "no budget" if self._limit is None else f"of {float(self._limit):.6g}"
+        return f"Ledger(rho {float(self._spent):.6g} {limit}, {len(self._charges)} charges)"
+
+    def _repr_html_(self) -> str:
+        notes = "".join(f"<li>{html.escape(text)}</li>" for text in self._caveats)
+        table = self.to_frame().to_html(index=False, na_rep="", float_format="{:.4g}".format)
+        return f"<p>{html.escape(repr(self))}; adjacency: {self.adjacency}</p><ul>{notes}</ul>{table}"
+
+
+def _root_below(square: Fraction) -> Fraction:
+    """A rational at most sqrt(square), right to 60 bits."""
+    shift = max(0, 60 - (square.numerator.bit_length() - square.denominator.bit_length()) // 2)
+    return Fraction(math.isqrt((square.numerator << 2 * shift) // square.denominator), 1 << shift)
+
+
+def _below(value: Fraction) -> float:
+    nearest = float(value)
+    return nearest if Fraction(nearest) <= value else math.nextafter(nearest, -math.inf)
+
+
+def _above(value: Fraction) -> float:
+    return -_below(-value)
