@@ -1,0 +1,1 @@
+"""The graphical-model engine: junction trees, exact inference, sampling."""

@@ -1,0 +1,147 @@
+"""Exact inference on a junction tree: from log-potentials on cliques to all their marginals and log Z."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from marginal_sdg.graphical.junction import JunctionTree
+from marginal_sdg.graphical.reduction import Reduction, plan
+
+Floats = npt.NDArray[np.float64]
+
+# exp() of anything above this log-range is kept away from the limits of float64 (about e**+-708)
+_SAFE_LOG_RANGE = 600.0
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """``marginals``: (n,) probabilities of the parametrised cliques, end to end; ``nodes``: probability tables."""
+
+    log_partition: float
+    marginals: Floats
+    nodes: list[Floats]
+
+
+class Calibrator:
+    """Belief propagation for a fixed tree and fixed cliques; only the potentials change from call to call.
+
+    Hugin propagation in the linear domain on max-shifted potentials. Where the log-range of the potentials could
+    under- or overflow, every node is first max-normalised over its separator, an exact reparametrisation after
+    which all messages are at least 1.
+    """
+
+    def __init__(self, tree: JunctionTree, cliques: Sequence[int]) -> None:
+        self.tree = tree
+        self.cliques = tuple(cliques)
+        sizes = tree.sizes
+        cells = [sizes.cells(clique) for clique in self.cliques]
+        self.starts = np.concatenate([[0], np.cumsum(cells)]).astype(np.int64)
+        self.slices = [slice(int(a), int(b)) for a, b in zip(self.starts[:-1], self.starts[1:], strict=True)]
+        self._lengths = np.array(cells, dtype=np.int64)
+        homes: list[list[int]] = [[] for _ in tree.nodes]
+        for k, clique in enumerate(self.cliques):
+            home = tree.home(clique)
+            if home is None:
+                raise ValueError("the junction tree does not cover every clique")
+            homes[home].append(k)
+        self._potentials = [
+            [(self.slices[k], sizes.broadcast(self.cliques[k], node)) for k in homes[i]]
+            for i, node in enumerate(tree.nodes)
+        ]
+        self._shapes = [sizes.shape(node) for node in tree.nodes]
+        self._upward = [plan(sizes, node, sep) for node, sep in zip(tree.nodes, tree.separators, strict=True)]
+        self._in_child = [sizes.broadcast(s, node) for s, node in zip(tree.separators, tree.nodes, strict=True)]
+        self._in_parent = [
+            sizes.broadcast(sep, tree.nodes[p]) if p >= 0 else ()
+            for sep, p in zip(tree.separators, tree.parents, strict=True)
+        ]
+        self._children = [[k for k in tree.neighbours[i] if k != tree.parents[i]] for i in range(len(tree.nodes))]
+        self._recipes = [
+            self._recipe(node, [self.cliques[k] for k in homes[i]] + [tree.separators[c] for c in self._children[i]])
+            for i, node in enumerate(tree.nodes)
+        ]
+        self._homes = homes
+
+    def _recipe(self, node: int, wanted: list[int]) -> list[tuple[int, int, Reduction]]:
+        """(target, source, reduction) for all wanted sub-tables of a node, each from its smallest known superset."""
+        sizes, known, recipe = self.tree.sizes, [node], []
+        for mask in sorted({m for m in wanted if m}, key=sizes.cells, reverse=True):
+            if mask not in known:
+                source = min((m for m in known if m & mask == mask), key=sizes.cells)
+                recipe.append((mask, source, plan(sizes, source, mask)))
+                known.append(mask)
+        return recipe
+
+    def __call__(self, theta: Floats) -> Calibrated:
+        """Calibrate for log-potentials ``theta``: (n,) float64, finite."""
+        tree = self.tree
+        nodes, log_partition = self._exponentials(theta)
+        messages: list[Floats | None] = [None] * len(nodes)
+        for i in reversed(tree.order[1:]):
+            message = self._upward[i](nodes[i])
+            peak = float(message.max())
+            log_partition += float(np.log(peak))
+            messages[i] = message
+            if tree.separators[i]:
+                nodes[tree.parents[i]] *= (message / peak).reshape(self._in_parent[i])
+        root = nodes[tree.order[0]]
+        mass = float(root.sum())
+        root /= mass
+        log_partition += float(np.log(mass))
+        marginals = np.empty(self.starts[-1])
+        arrived: list[Floats | None] = [None] * len(nodes)
+        for i in tree.order:
+            sent = messages[i]
+            if sent is not None:
+                above = arrived[i]
+                if above is not None:
+                    nodes[i] *= (above / sent).reshape(self._in_child[i])
+                else:
+                    nodes[i] /= nodes[i].sum()
+            tables: dict[int, Floats] = {tree.nodes[i]: nodes[i].ravel()}
+            for mask, source, reduction in self._recipes[i]:
+                tables[mask] = reduction(tables[source])
+            for k in self._homes[i]:
+                marginals[self.slices[k]] = tables[self.cliques[k]]
+            for child in self._children[i]:
+                arrived[child] = tables[tree.separators[child]] if tree.separators[child] else None
+        return Calibrated(log_partition, marginals, nodes)
+
+    def _exponentials(self, theta: Floats) -> tuple[list[Floats], float]:
+        """exp of the node potentials, shifted so that nothing under- or overflows, and the log of the shift."""
+        shift = 0.0
+        safe = True
+        if len(self.cliques):
+            peaks = np.maximum.reduceat(theta, self.starts[:-1])
+            lows = np.minimum.reduceat(theta, self.starts[:-1])
+            theta = theta - np.repeat(peaks, self._lengths)
+            shift = float(peaks.sum())
+            safe = float((peaks - lows).sum()) < _SAFE_LOG_RANGE
+        logs = []
+        for shape, potentials in zip(self._shapes, self._potentials, strict=True):
+            log = np.zeros(shape)
+            for where, broadcast in potentials:
+                log += theta[where].reshape(broadcast)
+            logs.append(log)
+        if not safe:
+            shift += self._normalise(logs)
+        for log in logs:
+            np.exp(log, out=log)
+        return logs, shift
+
+    def _normalise(self, logs: list[Floats]) -> float:
+        """Move every node's maximum over each separator cell into its parent; return what is left at the roots."""
+        tree, shift = self.tree, 0.0
+        for i in reversed(tree.order):
+            axes = tuple(a for a, n in enumerate(self._in_child[i]) if n == 1)
+            peaks = logs[i].max(axis=axes, keepdims=True)
+            logs[i] -= peaks
+            if tree.separators[i]:
+                logs[tree.parents[i]] += peaks.reshape(self._in_parent[i])
+            else:
+                shift += float(peaks.ravel()[0])
+        return shift
