@@ -1,0 +1,1 @@
+"""Backends: where the exact marginals live, one trust model each."""

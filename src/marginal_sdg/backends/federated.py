@@ -1,0 +1,262 @@
+"""FLAIM's trust model: clients keep their tables, select at home, and only noised sums of marginals are released."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from marginal_sdg.backends.base import PublicState
+from marginal_sdg.backends.client import Client
+from marginal_sdg.backends.traffic import Traffic
+from marginal_sdg.crypto.secagg import IdealSecureSum, SecureSum
+from marginal_sdg.domain import Clique
+from marginal_sdg.encoding import Table
+from marginal_sdg.marginals import Answers
+from marginal_sdg.privacy.ledger import Ledger
+from marginal_sdg.privacy.noise import Source
+from marginal_sdg.release import Measurement, Selection
+from marginal_sdg.schedule import Costs, Step
+from marginal_sdg.scores import quality, sensitivity
+from marginal_sdg.simplex import onto_simplex
+from marginal_sdg.workload import Workload
+
+Floats = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.int64]
+Places = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What distinguishes the members of the FLAIM family.
+
+    ``heterogeneity``: the term that clients subtract from their scores; ``combine``: leave 1-way marginals out of the
+    selection and measure all of them every round instead; ``weighting``: what a measurement's weight in the fit
+    follows: nothing, the exact or the estimated number of contributing records.
+    """
+
+    heterogeneity: Literal["none", "oracle", "private"] = "none"
+    combine: bool = False
+    weighting: Literal["equal", "exact", "estimated"] = "equal"
+
+    @property
+    def private(self) -> bool:
+        """False where exact global counts steer the method: a reference for research, not a release."""
+        return self.heterogeneity != "oracle" and self.weighting != "exact"
+
+
+VARIANTS = {
+    "naive": Variant(),
+    "oracle": Variant(heterogeneity="oracle", weighting="exact"),
+    "private": Variant(heterogeneity="private", combine=True, weighting="estimated"),
+}
+
+
+def flaim_costs(variant: Variant, attributes: int, local_steps: int, *, sound: bool) -> Costs:
+    """Gaussians and selections that one record meets.
+
+    The paper's Lemma 4.1 counts s Gaussians a round. The noisy local marginals that steer the next local step are
+    releases of their own, so the sound count is 2 s - 1.
+    """
+    gaussians = 2 * local_steps - 1 if sound else local_steps
+    return Costs(
+        initial=attributes,
+        gaussians=gaussians + (attributes if variant.combine else 0),
+        last_gaussians=gaussians,
+        selections=local_steps,
+    )
+
+
+class FederatedBackend:
+    """K clients; each takes part in a round with probability p and makes s local steps.
+
+    ``sound``: clients scale their scores to a noisy size (variance ``size_variance``, one release a client), noisy
+    references are projected to the simplex, sizes of cohorts are sums of noisy sizes. ``sound=False`` follows the
+    FLAIM paper: exact client sizes and an exact global size, which its accounting does not cover.
+    """
+
+    def __init__(
+        self,
+        tables: Sequence[Table],
+        workload: Workload,
+        ledger: Ledger,
+        source: Source,
+        *,
+        variant: Variant,
+        participation: float,
+        local_steps: int,
+        size_variance: Fraction | None,
+        secure_sum: SecureSum | None = None,
+    ) -> None:
+        self._sound = size_variance is not None
+        self.costs = flaim_costs(variant, len(workload.one_way), local_steps, sound=self._sound)
+        self.traffic = Traffic(len(tables))
+        self._workload = workload
+        self._variant = variant
+        self._local_steps = local_steps
+        self._rng = source.generator()  # who takes part is public
+        self._probability = math.ceil(len(tables) * participation) / len(tables)
+        self._secure_sum = secure_sum or IdealSecureSum()
+        self._clients = self._enrol(tables, ledger, size_variance)
+        self._seen: set[int] = set()
+        self._global = self._oracle(tables) if variant.heterogeneity == "oracle" else None
+        self._unbudgeted = Ledger(None, source)  # the paper's local noise, which its accounting leaves out
+
+    def _enrol(self, tables: Sequence[Table], ledger: Ledger, variance: Fraction | None) -> list[Client]:
+        exact = [np.array([len(table)], dtype=np.int64) for table in tables]
+        sizes: Sequence[Counts] = exact
+        if variance is not None:
+            sizes = ledger.gaussian(exact, variance, what="size of each client", by="client")
+        return [Client(table, self._workload, float(size[0])) for table, size in zip(tables, sizes, strict=True)]
+
+    def _oracle(self, tables: Sequence[Table]) -> Floats:
+        """The exact global distribution of every candidate: not private, for AugFLAIM (Oracle) alone."""
+        codes = np.concatenate([table.codes for table in tables])
+        answers = Answers(self._workload.layout, Table(self._workload.domain, codes))
+        return np.concatenate([answers.counts(q) for q in self._workload.closure]) / max(len(codes), 1)
+
+    def total(self, measurements: Sequence[Measurement]) -> float:
+        """K times the mean noisy size of the clients seen so far (sound), or the exact number of records."""
+        seen = self._seen if self._sound else range(len(self._clients))
+        return max(len(self._clients) * float(np.mean([self._clients[k].size for k in seen])), 1.0)
+
+    def _participants(self) -> tuple[int, ...]:
+        """Clients that take part, each with probability p; drawn again until there is one. Independent of the data."""
+        while True:
+            present = np.flatnonzero(self._rng.random(len(self._clients)) < self._probability)
+            if len(present):
+                self._seen.update(map(int, present))
+                return tuple(map(int, present))
+
+    # -- measure -----------------------------------------------------------------------------------------------
+
+    def initialise(self, cliques: Sequence[Clique], step: Step, ledger: Ledger) -> list[Measurement]:
+        """Measure every 1-way marginal once, each on a fresh sample of clients."""
+        cohorts = {clique: self._participants() for clique in cliques}
+        return self._release(cohorts, step, ledger, len(cliques), "initial 1-way marginals")
+
+    def measure(self, selection: Selection, step: Step, ledger: Ledger) -> list[Measurement]:
+        """Release the summed marginals of the selection and, for ``combine``, all 1-way marginals of the cohort."""
+        name = f"round {step.index + 1}"
+        released = self._release(selection.picks, step, ledger, self._local_steps, f"{name}: measure")
+        if self._variant.combine and not step.last:
+            cohorts = dict.fromkeys(self._workload.one_way, selection.participants)
+            released += self._release(cohorts, step, ledger, len(cohorts), f"{name}: 1-way marginals")
+        return released
+
+    def _release(
+        self,
+        cohorts: Mapping[Clique, tuple[int, ...]],
+        step: Step,
+        ledger: Ledger,
+        per_record: int,
+        what: str,
+    ) -> list[Measurement]:
+        sums, survivors = [], []
+        for clique, cohort in cohorts.items():
+            total, present = self._secure_sum({k: self._clients[k].answers.counts(clique) for k in cohort})
+            sums.append(total)
+            survivors.append(present)
+            self.traffic.upload(cohort, len(total))
+        noisy = ledger.gaussian(sums, step.variance, per_record=per_record, what=what, by="server")
+        return [
+            self._measurement(clique, counts, step, cohort)
+            for clique, counts, cohort in zip(cohorts, noisy, survivors, strict=True)
+        ]
+
+    def _measurement(self, clique: Clique, counts: Counts, step: Step, cohort: tuple[int, ...]) -> Measurement:
+        size = sum(self._clients[k].size for k in cohort)
+        records = max(size, 1.0) if self._sound else float(counts.sum()) or None
+        confidence = {"equal": None, "exact": size, "estimated": records}[self._variant.weighting]
+        return Measurement(clique, counts, step.sigma, records, confidence)
+
+    # -- select ------------------------------------------------------------------------------------------------
+
+    def select(self, state: PublicState, step: Step, ledger: Ledger) -> Selection:
+        """Every participating client picks ``local_steps`` different cliques from its own data."""
+        participants = self._participants()
+        self.traffic.download(participants, state.model.cells)
+        picks: dict[int, list[Clique]] = {k: [] for k in participants}
+        states = dict.fromkeys(participants, state)
+        skew = self._skew(state, participants)
+        for local in range(self._local_steps):
+            name = f"round {step.index + 1}" + (f", local step {local + 1}" if self._local_steps > 1 else "")
+            places = {k: self._places(states[k], picks[k]) for k in participants}
+            chosen = ledger.select(
+                [self._scores(k, states[k], places[k], skew[k], step.sigma) for k in participants],
+                step.epsilon2,
+                sensitivity=sensitivity(heterogeneity=self._variant.heterogeneity != "none"),
+                what=f"{name}: clients select",
+                by="client",
+            )
+            for k, choice in zip(participants, chosen, strict=True):
+                picks[k].append(self._workload.closure[places[k][choice]])
+            if local + 1 < self._local_steps:
+                states = self._local_models(states, picks, step, ledger, name)
+        selected: dict[Clique, tuple[int, ...]] = {}
+        for k, cliques in picks.items():
+            for clique in dict.fromkeys(cliques):
+                selected[clique] = (*selected.get(clique, ()), k)
+        return Selection(selected, participants)
+
+    def _scores(self, k: int, state: PublicState, places: Places, skew: Floats, sigma: float) -> Floats:
+        distances = self._clients[k].distances(state.distribution)
+        workload = self._workload
+        return quality(
+            workload.importance[places], distances[places], sigma, workload.layout.cells[places], skew[places]
+        )
+
+    def _places(self, state: PublicState, picked: list[Clique]) -> Places:
+        """What a client may pick: affordable, not picked before in this round, no 1-way if all are measured anyway."""
+        closure = self._workload.closure
+        smallest = 2 if self._variant.combine and any(len(q) > 1 for q in closure) else 1
+        allowed = [p for p in state.candidates if len(closure[p]) >= smallest and closure[p] not in picked]
+        return np.array(allowed if allowed else state.candidates, dtype=np.int64)
+
+    def _skew(self, state: PublicState, participants: tuple[int, ...]) -> dict[int, Floats]:
+        """The heterogeneity term of every participant: (Q,) records."""
+        clients = {k: self._clients[k] for k in participants}
+        if self._global is not None:
+            return {k: client.distances(self._global) for k, client in clients.items()}
+        if self._variant.heterogeneity == "private":
+            reference = self._reference(state.measurements)
+            return {k: client.skew(reference) for k, client in clients.items()}
+        return dict.fromkeys(participants, np.zeros(len(self._workload.closure)))
+
+    def _reference(self, measurements: Sequence[Measurement]) -> list[Floats]:
+        """Noisy 1-way distributions of all clients, from what has been released: one per attribute."""
+        reference = []
+        for clique in self._workload.one_way:
+            released = [m.counts for m in measurements if m.clique == clique]
+            if self._sound:
+                pooled = np.sum(released, axis=0)
+                records = max(float(pooled.sum()), 1.0)
+                reference.append(onto_simplex(pooled, records) / records)
+            else:  # the paper's: the initial estimate, then the running mean of the later ones, never clipped
+                later = released[1:] or released
+                reference.append(np.mean([counts / (counts.sum() or 1) for counts in later], axis=0))
+        return reference
+
+    def _local_models(
+        self,
+        states: dict[int, PublicState],
+        picks: dict[int, list[Clique]],
+        step: Step,
+        ledger: Ledger,
+        name: str,
+    ) -> dict[int, PublicState]:
+        """Each client measures its last pick with its own noise and refits the model at home."""
+        payer = ledger if self._sound else self._unbudgeted
+        exact = [self._clients[k].answers.counts(picks[k][-1]) for k in states]
+        noisy = payer.gaussian(exact, step.variance, what=f"{name}: clients measure for themselves", by="client")
+        if not self._sound:
+            ledger.warn("paper calibration: noisy local marginals steer local steps and are not charged")
+        return {
+            k: state.refit([self._measurement(picks[k][-1], counts, step, (k,))])
+            for (k, state), counts in zip(states.items(), noisy, strict=True)
+        }

@@ -1,0 +1,1 @@
+"""Cryptographic protocols between the parties of a backend."""

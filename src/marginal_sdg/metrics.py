@@ -1,0 +1,77 @@
+"""How good synthetic data is: the papers' metrics. All of them look at real data and are not private."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+
+from marginal_sdg.encoding import Table
+from marginal_sdg.errors import DataError
+from marginal_sdg.graphical.model import GraphicalModel
+from marginal_sdg.marginals import Answers, Layout, contingency
+from marginal_sdg.workload import Workload
+
+
+def workload_error(real: Table, synthetic: Table, workload: Workload) -> float:
+    """Mean over the workload of the L1 distance of the two normalised marginals; between 0 and 2.
+
+    Source: FLAIM Definition 2.2, with marginals normalised as in the paper's figures.
+    """
+    _not_empty("workload_error", real, synthetic)
+    distances = [
+        np.abs(contingency(real, q) / len(real) - contingency(synthetic, q) / len(synthetic)).sum()
+        for q in workload.cliques
+    ]
+    return float(np.mean(distances))
+
+
+def nll(model: GraphicalModel, table: Table) -> float:
+    """Mean negative log-likelihood of the table's records under the model, nats a record."""
+    _not_empty("nll", table)
+    return -float(model.log_likelihood(table).mean())
+
+
+def classifier_auc(train: Table, test: Table, target: str) -> float:
+    """Area under the ROC curve of gradient boosting (100 trees of depth 4) trained on ``train``, tested on ``test``.
+
+    Features are the integer codes; one-versus-one for more than two classes. 0.5 when ``train`` has one class
+    only, 0 when it lacks a class of ``test``. Source: FLAIM Appendix B.
+    """
+    from sklearn.ensemble import GradientBoostingClassifier
+    from sklearn.metrics import roc_auc_score
+
+    _not_empty("classifier_auc", train, test)
+    features = [i for i, name in enumerate(train.domain.names) if name != target]
+    labels, truth = train.column(target), test.column(target)
+    if len(np.unique(labels)) == 1:
+        return 0.5
+    if not set(np.unique(truth)) <= set(np.unique(labels)):
+        return 0.0
+    forest = GradientBoostingClassifier(n_estimators=100, max_depth=4, random_state=0)
+    scores = forest.fit(train.codes[:, features], labels).predict_proba(test.codes[:, features])
+    if scores.shape[1] == 2:
+        return float(roc_auc_score(truth, scores[:, 1]))
+    return float(roc_auc_score(truth, scores, multi_class="ovo", labels=forest.classes_))
+
+
+def heterogeneity(clients: Sequence[Table], ways: Sequence[int] = (1, 2, 3)) -> float:
+    """Mean over clients of the mean total variation to the pooled table, over all marginals of the given sizes.
+
+    Between 0 and 1. Source: FLAIM Table 5.
+    """
+    _not_empty("heterogeneity", *clients)
+    domain = clients[0].domain
+    everyone = Table(domain, np.concatenate([client.codes for client in clients]))
+    layout = Layout(domain, tuple(c for k in ways for c in combinations(domain.names, k)))
+    pooled = np.concatenate([contingency(everyone, clique) for clique in layout.cliques]) / len(everyone)
+    variations = [
+        Answers(layout, client).l1_distances(pooled, len(client)).mean() / (2 * len(client)) for client in clients
+    ]
+    return float(np.mean(variations))
+
+
+def _not_empty(metric: str, *tables: Table) -> None:
+    if not tables or not all(len(table) for table in tables):
+        raise DataError(f"{metric}: every table needs at least one record")

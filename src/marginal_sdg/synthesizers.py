@@ -1,0 +1,257 @@
+"""The estimators: AIM and FLAIM in the manner of scikit-learn, ``fit`` then ``sample``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from marginal_sdg.backends.base import Backend
+from marginal_sdg.backends.federated import VARIANTS, FederatedBackend, flaim_costs
+from marginal_sdg.backends.plaintext import AIM_COSTS, PlaintextBackend
+from marginal_sdg.domain import Domain
+from marginal_sdg.encoding import Table, decode, encode
+from marginal_sdg.errors import ConfigError, DataError, DomainError, NotFittedError
+from marginal_sdg.generators import make_generator
+from marginal_sdg.graphical.model import GraphicalModel
+from marginal_sdg.loop import OnEvent, synthesise
+from marginal_sdg.privacy.budget import Budget
+from marginal_sdg.privacy.ledger import Ledger
+from marginal_sdg.privacy.noise import Source
+from marginal_sdg.release import Measurement
+from marginal_sdg.schedule import Costs, plan_schedule
+from marginal_sdg.workload import Workload
+
+if TYPE_CHECKING:
+    from marginal_sdg.report import Page
+
+Records = pd.DataFrame | Table
+
+SIZE_SHARE = Fraction(1, 50)  # of the budget: one noisy size per client, under FLAIM's sound calibration
+
+_PAPER_SIZES = (
+    "paper calibration: exact numbers of records scale the scores and the model; the accounting does not cover this "
+    "(the true cost of selection is up to 4 times what is charged)"
+)
+
+
+@dataclass(eq=False)
+class _Synthesizer:
+    """Parameters, checks, the run and sampling: what AIM and FLAIM share."""
+
+    domain: Domain
+    epsilon: float = field(default=1.0, kw_only=True)
+    delta: float = field(default=1e-5, kw_only=True)
+    rounds: int | str = field(default=10, kw_only=True)
+    gaussian_share: float = field(default=0.9, kw_only=True)
+    workload: Workload | int | Iterable[Iterable[str]] = field(default=64, kw_only=True)
+    calibration: str = field(default="sound", kw_only=True)
+    generator: str = field(default="pgm", kw_only=True)
+    max_model_mb: float = field(default=80.0, kw_only=True)
+    seed: int | np.random.SeedSequence | None = field(default=None, kw_only=True)
+    secure: bool = field(default=False, kw_only=True)
+    on_event: OnEvent | None = field(default=None, kw_only=True, repr=False)
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The constructor's arguments by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    def set_params(self, **params: Any) -> Any:
+        """Change constructor arguments; an unknown name raises ``ConfigError``."""
+        for name, value in params.items():
+            if name not in self.get_params():
+                raise ConfigError(f"{name}: {type(self).__name__} has no such parameter; see get_params()")
+            setattr(self, name, value)
+        return self
+
+    @property
+    def _sound(self) -> bool:
+        return self.calibration == "sound"
+
+    def _checked(self) -> tuple[Budget, Workload]:
+        """Find everything that can be wrong with the parameters before any data is touched."""
+        if not isinstance(self.domain, Domain):
+            raise ConfigError(f"domain: needs a Domain, got {type(self.domain).__name__}; see Domain.load")
+        if self.calibration not in ("sound", "paper"):
+            raise ConfigError(f"calibration: must be 'sound' or 'paper', got {self.calibration!r}")
+        if not self.max_model_mb > 0:
+            raise ConfigError(f"max_model_mb: must be positive, got {self.max_model_mb}")
+        if self.secure and self.seed is not None:
+            raise ConfigError("seed: secure=True draws from the operating system and takes no seed; drop one of them")
+        make_generator(self.generator, self.domain, self.max_model_mb)
+        return Budget(self.epsilon, self.delta), _workload(self.workload, self.domain)
+
+    def _sources(self) -> tuple[Source, Source]:
+        """Independent randomness for the ledger and for public choices; the third one draws synthetic rows."""
+        source = Source.system() if self.secure else Source.seeded(self.seed)
+        noise, public, self._rows = source.spawn(3)
+        return noise, public
+
+    def _encoded(self, records: Records) -> Table:
+        if isinstance(records, pd.DataFrame):
+            return encode(records, self.domain)
+        if not isinstance(records, Table):
+            raise DataError(f"fit: needs a pandas DataFrame or an encoded Table, got {type(records).__name__}")
+        if records.domain != self.domain:
+            raise DomainError("fit: the table is encoded with another domain than this estimator's")
+        return records
+
+    def _run(self, backend: Backend, workload: Workload, ledger: Ledger, start_rounds: int) -> None:
+        schedule = plan_schedule(self.rounds, backend.costs, ledger.remaining, self.gaussian_share, start_rounds)
+        result = synthesise(
+            backend,
+            workload,
+            schedule,
+            make_generator(self.generator, self.domain, self.max_model_mb),
+            ledger,
+            max_model_mb=self.max_model_mb,
+            on_event=self.on_event or (lambda event: None),
+        )
+        self.model_: GraphicalModel = result.model
+        self.measurements_: tuple[Measurement, ...] = result.measurements
+        self.rounds_ = result.rounds
+        self.sigma_ = result.sigma
+        self.timings_ = result.seconds
+        self.ledger = ledger
+
+    def _fitted(self) -> GraphicalModel:
+        if not hasattr(self, "model_"):
+            raise NotFittedError(f"{type(self).__name__}: call fit first")
+        return self.model_
+
+    def sample_table(self, rows: int | None = None, seed: int | None = None) -> Table:
+        """Synthetic records as codes; ``rows`` defaults to the model's own, noisy number of records."""
+        model = self._fitted()
+        return model.sample(rows, self._rows.generator() if seed is None else np.random.default_rng(seed))
+
+    def sample(self, rows: int | None = None, seed: int | None = None) -> pd.DataFrame:
+        """Synthetic records that look like the input: labels, and numbers drawn inside their bins."""
+        table = self.sample_table(rows, seed)
+        return decode(table, self._rows.generator() if seed is None else np.random.default_rng([seed, 1]))
+
+    def report(self, real: Records | None = None) -> Page:
+        """What was spent and what it protects, as a page for people; with ``real``, the holder's table, also errors.
+
+        A report with ``real`` shows exact errors and is itself private: it is for the holder's eyes only.
+        """
+        from marginal_sdg.report import synthesis_report
+
+        self._fitted()
+        return synthesis_report(self, None if real is None else self._encoded(real))
+
+    def _repr_html_(self) -> str:
+        return f"<code>{self!r}</code>" + (self.ledger._repr_html_() if hasattr(self, "ledger") else " not fitted")
+
+
+@dataclass(eq=False)
+class AIM(_Synthesizer):
+    """AIM: a trusted curator holds the table (McKenna et al. 2022).
+
+    Parameters
+    ----------
+    domain : Domain
+        The declared columns. Nothing about them is read off the private rows.
+    epsilon, delta : float
+        The privacy budget, for adding or removing one record.
+    rounds : int or "adaptive"
+        T rounds with equal noise (FLAIM Lemma 4.1), or AIM's budget annealing.
+    gaussian_share : float
+        Share of the budget that measurements get; the rest pays for selections.
+    workload : Workload, int or list of cliques
+        What shall be answered well; an integer draws that many random 3-way marginals.
+    calibration : "sound" or "paper"
+        "paper" repeats the published calibration, which treats the number of records as public.
+    generator : "pgm" or "mbi"
+        Our engine, or the private-pgm package.
+    max_model_mb : float
+        Cap on the graphical model; it grows with the budget spent.
+    seed, secure
+        A seed makes an experiment repeatable; ``secure=True`` draws from the operating system instead.
+    on_event : callable
+        Is told of every round, as a dict.
+    """
+
+    def fit(self, table: Records) -> AIM:
+        """Spend the budget on ``table``. Raises before anything is spent where table or parameters are wrong."""
+        budget, workload = self._checked()
+        plan_schedule(self.rounds, AIM_COSTS, budget.rho, self.gaussian_share, 1)
+        encoded = self._encoded(table)
+        noise, _ = self._sources()
+        ledger = Ledger(budget, noise)
+        if not self._sound:
+            ledger.warn(_PAPER_SIZES)
+        backend = PlaintextBackend(encoded, workload, sound=self._sound)
+        self._run(backend, workload, ledger, start_rounds=16 * len(self.domain))
+        self.communication_ = {"client_sent_bytes": 0.0, "client_received_bytes": 0.0, "server_bytes": 0.0}
+        return self
+
+
+@dataclass(eq=False)
+class FLAIM(_Synthesizer):
+    """FLAIM: clients select locally, sums of marginals are released through secure aggregation (KDD 2024).
+
+    Takes every parameter of :class:`AIM`, and
+
+    Parameters
+    ----------
+    variant : "naive", "private" or "oracle"
+        NaiveFLAIM, AugFLAIM (Private), or AugFLAIM (Oracle), which is not private and serves as a reference.
+    participation : float
+        Probability that a client takes part in a round.
+    local_steps : int
+        Selections per client and round.
+    """
+
+    variant: str = field(default="private", kw_only=True)
+    participation: float = field(default=0.1, kw_only=True)
+    local_steps: int = field(default=1, kw_only=True)
+
+    def fit(self, clients: Sequence[Records]) -> FLAIM:
+        """Spend the budget on the clients' tables. Raises before anything is spent where an input is wrong."""
+        budget, workload = self._checked()
+        costs = self._checked_costs(workload)
+        plan_schedule(self.rounds, costs, budget.rho, self.gaussian_share, 1)
+        if isinstance(clients, pd.DataFrame | Table) or not len(clients):
+            raise DataError("fit: needs a non-empty list with one table per client")
+        tables = [self._encoded(table) for table in clients]
+        variant = VARIANTS[self.variant]
+        noise, public = self._sources()
+        ledger = Ledger(budget, noise, private=variant.private)
+        if not self._sound:
+            ledger.warn(_PAPER_SIZES)
+        backend = FederatedBackend(
+            tables,
+            workload,
+            ledger,
+            public,
+            variant=variant,
+            participation=self.participation,
+            local_steps=self.local_steps,
+            size_variance=1 / (2 * SIZE_SHARE * budget.rho) if self._sound else None,
+        )
+        self._run(backend, workload, ledger, start_rounds=8 * len(self.domain))
+        self.communication_ = backend.traffic.summary()
+        return self
+
+    def _checked_costs(self, workload: Workload) -> Costs:
+        if self.variant not in VARIANTS:
+            raise ConfigError(f"variant: must be one of {', '.join(VARIANTS)}, got {self.variant!r}")
+        if not 0 < self.participation <= 1:
+            raise ConfigError(f"participation: must be above 0 and at most 1, got {self.participation}")
+        if isinstance(self.local_steps, bool) or not isinstance(self.local_steps, int) or self.local_steps < 1:
+            raise ConfigError(f"local_steps: must be a positive integer, got {self.local_steps!r}")
+        return flaim_costs(VARIANTS[self.variant], len(workload.one_way), self.local_steps, sound=self._sound)
+
+
+def _workload(workload: Workload | int | Iterable[Iterable[str]], domain: Domain) -> Workload:
+    if isinstance(workload, Workload):
+        if workload.domain != domain:
+            raise ConfigError("workload: was made for another domain than the estimator's")
+        return workload
+    if isinstance(workload, int):
+        return Workload.random(domain, workload)
+    return Workload(domain, tuple(domain.clique(clique) for clique in workload))

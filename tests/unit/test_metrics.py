@@ -1,0 +1,63 @@
+"""The papers' metrics against small cases worked by hand."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from marginal_sdg import Domain, Table, Workload
+from marginal_sdg.errors import DataError
+from marginal_sdg.graphical.model import GraphicalModel
+from marginal_sdg.metrics import classifier_auc, heterogeneity, nll, workload_error
+
+
+def rows(domain, *records) -> Table:
+    return Table(domain, np.array(records, dtype=np.int32).reshape(-1, len(domain)))
+
+
+TWO = Domain.from_shape({"x": 2, "y": 2})
+
+
+def test_workload_error_is_the_mean_l1_distance_of_normalised_marginals():
+    real, synthetic = rows(TWO, (0, 0), (0, 0), (1, 1), (1, 1)), rows(TWO, (0, 0), (1, 0))
+    assert workload_error(real, synthetic, Workload(TWO, (("x", "y"),))) == pytest.approx(1.0)
+    assert workload_error(real, synthetic, Workload(TWO, (("x", "y"), ("x",)))) == pytest.approx(0.5)
+
+
+def test_nll_of_a_uniform_model_is_the_log_of_the_domain_size():
+    assert nll(GraphicalModel(TWO, {}, 1.0), rows(TWO, (0, 1))) == pytest.approx(np.log(4))
+
+
+def test_heterogeneity_is_the_mean_total_variation_over_all_small_marginals(domain, clients):
+    everyone = np.concatenate([client.codes for client in clients])
+    variations = []
+    for client in clients:
+        for ways in (1, 2, 3):
+            for subset in combinations(range(len(domain)), ways):
+                shape = [domain.shape[i] for i in subset]
+                mine, pooled = (
+                    np.bincount(np.ravel_multi_index(codes[:, subset].T, shape), minlength=np.prod(shape)) / len(codes)
+                    for codes in (client.codes, everyone)
+                )
+                variations.append(np.abs(mine - pooled).sum() / 2)
+    assert heterogeneity(clients) == pytest.approx(np.mean(variations))
+
+
+def test_auc_tells_a_learnable_target_from_noise(domain, table):
+    half = table.take(np.arange(1000)), table.take(np.arange(1000, 2000))
+    assert classifier_auc(*half, target="c") > 0.85
+    shuffled = table.codes.copy()
+    shuffled[:, 2] = np.random.default_rng(0).permutation(shuffled[:, 2])
+    assert abs(classifier_auc(Table(domain, shuffled), half[1], target="c") - 0.5) < 0.1
+
+
+def test_auc_without_all_classes_says_so_by_its_value(domain, table):
+    assert classifier_auc(table.take(table.column("c") == 0), table, target="c") == 0.5
+    assert classifier_auc(table.take(table.column("a") != 2), table, target="a") == 0.0
+
+
+def test_empty_tables_have_no_metrics():
+    with pytest.raises(DataError, match="at least one record"):
+        workload_error(rows(TWO), rows(TWO, (0, 0)), Workload(TWO, (("x",),)))
