@@ -1,0 +1,119 @@
+"""The parameters of one run: names, ranges and where each applies. The only list of them.
+
+Names mirror the arguments of the estimators, of ``partition`` and of ``Workload``: a config *is* the call.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+Method = Literal["AIM", "NaiveFLAIM", "AugFLAIM (Oracle)", "AugFLAIM (Private)"]
+METHODS: tuple[str, ...] = get_args(Method)
+
+# The FLAIM variant behind each federated method's name in the paper.
+VARIANTS: dict[str, str] = {
+    "NaiveFLAIM": "naive",
+    "AugFLAIM (Oracle)": "oracle",
+    "AugFLAIM (Private)": "private",
+}
+
+
+def _known_partition(value: str) -> str:
+    match = re.fullmatch(r"iid|cluster|dirichlet:(\d+(?:\.\d+)?(?:e-?\d+)?)", value)
+    if match is None or (match[1] is not None and not float(match[1]) > 0):
+        raise ValueError(value)
+    return value
+
+
+def _known_dataset(value: str) -> str:
+    if value not in dataset_names():
+        raise ValueError(value)
+    return value
+
+
+def dataset_names() -> tuple[str, ...]:
+    """Names that ``load_dataset`` knows, and the generated ``synthfs``."""
+    from marginal_sdg.datasets.registry import DATASETS
+
+    return (*sorted(DATASETS), *(() if "synthfs" in DATASETS else ("synthfs",)))
+
+
+Seed = Annotated[int, Field(ge=0, le=10**9)] | Literal["run"]
+
+
+class RunParams(BaseModel):
+    """What decides a run's result, except its seed; ``None`` where a parameter does not apply.
+
+    A seed parameter is a number, the same for all runs, or "run": drawn anew from the run's own seed.
+    """
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+    dataset: Annotated[str, AfterValidator(_known_dataset)] = Field(description="a known data set")
+    max_rows: Annotated[int, Field(ge=10, le=10**9)] | None = None
+    feature_skew: Annotated[float, Field(gt=0, le=10)] | None = 3.0
+    method: Method
+    calibration: Literal["paper", "sound"] | None = "sound"
+    epsilon: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
+    rounds: Annotated[int, Field(ge=1, le=1000)] | Literal["adaptive"] = 10
+    local_steps: Annotated[int, Field(ge=1, le=100)] | None = 1
+    clients: Annotated[int, Field(ge=1, le=100_000)] | None = 100
+    participation: Annotated[float, Field(gt=0, le=1)] | None = 0.1
+    partition: Annotated[str, AfterValidator(_known_partition)] | None = Field(
+        default="cluster", description="iid, cluster, or dirichlet:B with B > 0"
+    )
+    gaussian_share: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    workload_queries: Annotated[int, Field(ge=1, le=100_000)] = 64
+    workload_ways: Annotated[int, Field(ge=1, le=4)] = 3
+    generator: Literal["pgm", "mbi"] = "pgm"
+    max_model_mb: Annotated[float, Field(gt=0, le=100_000)] = 80.0
+    with_auc: bool = False
+    workload_seed: Seed = 123
+    split_seed: Seed = 571
+    partition_seed: Seed | None = 571
+
+    def relevant(self) -> RunParams:
+        """The same run with ``None`` for what cannot change it, so that equal runs compare equal."""
+        drop: set[str] = set()
+        generated = self.dataset == "synthfs"  # comes with its clients, its rows and no label
+        if self.method not in VARIANTS:
+            drop |= {"local_steps", "participation", "partition"}
+            drop |= set() if generated else {"clients", "partition_seed"}
+        drop |= {"partition", "max_rows"} if generated else {"feature_skew"}
+        values = {name: None if name in drop else getattr(self, name) for name in NAMES}
+        values["with_auc"] = self.with_auc and not generated
+        return RunParams.model_construct(**values)
+
+
+NAMES: tuple[str, ...] = tuple(RunParams.model_fields)
+
+
+def allowed(name: str) -> str:
+    """The values that parameter ``name`` takes, in words, read off the one declaration above."""
+    if name == "dataset":
+        return "one of " + ", ".join(dataset_names())
+    schema = RunParams.model_json_schema()["properties"][name]
+    return str(schema.get("description") or in_words(schema))
+
+
+def in_words(schema: dict[str, Any]) -> str:
+    """A JSON schema of one value as an English phrase: "a number above 0, at most 1000"."""
+    if "anyOf" in schema:
+        return " or ".join(in_words(option) for option in schema["anyOf"] if option["type"] != "null")
+    if "enum" in schema:
+        return "one of " + ", ".join(schema["enum"])
+    if "const" in schema:
+        return f'"{schema["const"]}"'
+    bounds = {
+        "exclusiveMinimum": "above {}",
+        "minimum": "at least {}",
+        "exclusiveMaximum": "below {}",
+        "maximum": "at most {}",
+    }
+    kind = {"integer": "a whole number", "number": "a number", "boolean": "true or false", "string": "a text"}
+    limits = [words.format(schema[key]) for key, words in bounds.items() if key in schema]
+    return " ".join([kind[schema["type"]], ", ".join(limits)]).strip()

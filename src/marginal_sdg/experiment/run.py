@@ -1,0 +1,181 @@
+"""One run: data, partition, fit, synthetic rows, metrics; a row of results."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from marginal_sdg.experiment.grid import Run
+from marginal_sdg.experiment.params import VARIANTS, RunParams
+from marginal_sdg.experiment.pool import READY
+
+if TYPE_CHECKING:
+    from marginal_sdg.domain import Domain
+    from marginal_sdg.encoding import Table
+    from marginal_sdg.synthesizers import AIM, FLAIM
+    from marginal_sdg.workload import Workload
+
+Emit = Callable[[dict[str, Any]], None]
+PURPOSES = ("split", "partition", "workload", "noise", "rows")
+
+
+def run_one(run: Run, emit: Emit) -> dict[str, Any]:
+    """Do one run; ``emit`` is told when the data is ready, of every round, and of the ledger in the end.
+
+    Returns the columns of runs.csv that come from the run itself. ``seconds_total`` is training and sampling.
+    """
+    import marginal_sdg.synthesizers  # noqa: F401 - imported before the clock starts
+
+    params, seeds = run.params, seeds_of(run)
+    emit({"event": "begin"})
+    data = _data_of(run, seeds)
+    clients = _clients(run, data, seeds["partition"])
+    workload = make_workload(params, data.train.domain, seeds["workload"])
+    emit({"event": READY})
+    _reset_peak_memory()
+    start = time.perf_counter()
+    synthesizer = make_synthesizer(params, workload, seed=seeds["noise"], on_event=emit)
+    records: Any = data.train if clients is None else clients  # AIM takes one table, FLAIM a list
+    synthesizer.fit(records)
+    synthetic = synthesizer.sample_table(len(data.train), seed=seeds["rows"])
+    seconds = time.perf_counter() - start
+    peak = _peak_memory_mb()
+    emit({"event": "ledger", "ledger": synthesizer.ledger.to_dict()})
+    traffic = {} if clients is None else synthesizer.communication_
+    return {
+        **params.model_dump(),
+        **_metrics(params, data, workload, synthesizer, synthetic),
+        "train_rows": len(data.train),
+        "test_rows": len(data.test),
+        "synthetic_rows": len(synthetic),
+        "rounds_done": synthesizer.rounds_,
+        "rho_spent": float(synthesizer.ledger.spent),
+        "sigma": synthesizer.sigma_,
+        **{name: traffic.get(name) for name in _BYTES},
+        "seconds_total": seconds,
+        **{f"seconds_{phase}": synthesizer.timings_[phase] for phase in ("select", "measure", "generate")},
+        "peak_rss_mb": peak,
+        "privacy": privacy_of(synthesizer.ledger.caveats),
+    }
+
+
+_BYTES = ("client_sent_bytes", "client_received_bytes", "server_bytes")
+
+
+def seeds_of(run: Run) -> dict[str, int]:
+    """One independent seed per purpose from the run's seed; a seed fixed in the config replaces its own."""
+    children = np.random.SeedSequence(run.seed).spawn(len(PURPOSES))
+    drawn = [int(child.generate_state(1, np.uint32)[0]) for child in children]
+    seeds = dict(zip(PURPOSES, drawn, strict=True))
+    for purpose in ("split", "partition", "workload"):
+        fixed = getattr(run.params, f"{purpose}_seed")
+        if isinstance(fixed, int):
+            seeds[purpose] = fixed
+    return seeds
+
+
+def privacy_of(caveats: tuple[str, ...]) -> str:
+    """The label of a result: "yes", "paper calibration" (not what it claims) or "NOT PRIVATE"."""
+    lowered = [caveat.lower() for caveat in caveats]
+    if any(caveat.startswith("not private") for caveat in lowered):
+        return "NOT PRIVATE"
+    return "paper calibration" if any("paper calibration" in caveat for caveat in lowered) else "yes"
+
+
+@dataclass(frozen=True)
+class _Data:
+    train: Table
+    test: Table
+    target: str | None
+    owner: npt.NDArray[np.int64] | None  # client of each training row, where the data set brings its clients
+
+
+@lru_cache(maxsize=2)
+def _data(params: RunParams, split_seed: int, skew_seed: int) -> _Data:
+    """The training and test rows, kept for the worker's next runs.
+
+    ``params`` has only what matters here (see ``_data_of``); the seeds are spelt out.
+    """
+    from marginal_sdg.datasets import load_dataset, split, split_rows, synthfs
+
+    if params.dataset == "synthfs":
+        assert params.clients is not None and params.feature_skew is not None
+        table, owner = synthfs(params.clients, beta=params.feature_skew, seed=skew_seed)
+        rows, others = split_rows(len(table), 0.9, split_seed)
+        return _Data(table.take(rows), table.take(others), None, owner[rows])
+    loaded = load_dataset(params.dataset)
+    train, test = split(loaded.table(), 0.9, split_seed)
+    if params.max_rows is not None and params.max_rows < len(train):
+        train = train.take(np.arange(params.max_rows))  # the split has shuffled them
+    return _Data(train, test, loaded.target, None)
+
+
+def _data_of(run: Run, seeds: dict[str, int]) -> _Data:
+    generated = run.params.dataset == "synthfs"
+    names = ("clients", "feature_skew") if generated else ("max_rows",)
+    params = {"dataset": run.params.dataset} | {name: getattr(run.params, name) for name in names}
+    return _data(RunParams.model_construct(**params), seeds["split"], seeds["partition"] if generated else 0)
+
+
+def _clients(run: Run, data: _Data, seed: int) -> list[Table] | None:
+    """The training rows of each client; None where one curator has them all."""
+    from marginal_sdg.datasets import partition
+
+    if run.params.method not in VARIANTS:
+        return None
+    owner = data.owner
+    if owner is None:
+        assert run.params.clients is not None and run.params.partition is not None
+        owner = partition(data.train, run.params.clients, run.params.partition, seed, data.target)
+    return [data.train.take(np.flatnonzero(owner == client)) for client in range(run.params.clients or 0)]
+
+
+def make_synthesizer(params: RunParams, workload: Workload, **others: Any) -> AIM | FLAIM:
+    """The estimator that a cell's parameters describe; ``others`` are its remaining arguments."""
+    from marginal_sdg.synthesizers import AIM, FLAIM
+
+    names = ("epsilon", "delta", "rounds", "gaussian_share", "calibration", "generator", "max_model_mb")
+    arguments = {name: getattr(params, name) for name in names} | others
+    if params.method not in VARIANTS:
+        return AIM(workload.domain, workload=workload, **arguments)
+    arguments |= {"participation": params.participation, "local_steps": params.local_steps}
+    return FLAIM(workload.domain, workload=workload, variant=VARIANTS[params.method], **arguments)
+
+
+def make_workload(params: RunParams, domain: Domain, seed: int) -> Workload:
+    """The marginals that a cell's metrics are about."""
+    from marginal_sdg.workload import Workload
+
+    return Workload.random(domain, params.workload_queries, params.workload_ways, seed)
+
+
+def _metrics(
+    params: RunParams, data: _Data, workload: Workload, synthesizer: AIM | FLAIM, synthetic: Table
+) -> dict[str, float | None]:
+    from marginal_sdg.metrics import classifier_auc, nll, workload_error
+
+    auc = classifier_auc(synthetic, data.test, data.target) if params.with_auc and data.target else None
+    error = workload_error(data.train, synthetic, workload)
+    return {"workload_error": error, "nll": nll(synthesizer.model_, data.test), "auc": auc}
+
+
+def _reset_peak_memory() -> None:
+    """Forget earlier runs of this process, where the system can."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak_memory_mb() -> float:
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        return int(status.split("VmHWM:")[1].split()[0]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
