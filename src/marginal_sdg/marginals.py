@@ -42,11 +42,6 @@ class Layout:
         return tuple(self.domain.size(clique) for clique in self.cliques)
 
     @cached_property
-    def cells(self) -> Floats:
-        """(Q,) float64: cells per clique, for arithmetic with scores."""
-        return np.array(self.sizes, dtype=np.float64)
-
-    @cached_property
     def offsets(self) -> Counts:
         """(Q + 1,) int64: clique q owns cells ``offsets[q]:offsets[q + 1]``."""
         return np.concatenate([[0], np.cumsum(self.sizes, dtype=np.int64)]).astype(np.int64)
@@ -89,73 +84,81 @@ def contingency(table: Table, clique: Clique) -> Counts:
 
 
 class Answers:
-    """The exact, private answers of one table to all cliques of a layout; only occupied cells are stored.
+    """The exact, private answers of several tables to all cliques of a layout; only occupied cells are stored.
 
     A client with a few hundred records occupies a few hundred cells of a marginal with a million, so distances
-    to a dense model cost the occupied cells only.
+    to a dense model cost the occupied cells only. All tables are counted in one pass.
     """
 
-    def __init__(self, layout: Layout, table: Table) -> None:
+    def __init__(self, layout: Layout, tables: Sequence[Table]) -> None:
         self.layout = layout
-        self.records = len(table)
-        parts = _occupied_by_sorting(layout, table) if self.records < 4096 else _occupied_by_counting(layout, table)
-        self._cells, self._counts, self._starts = parts
+        self.tables = len(tables)
+        if self.tables * int(layout.offsets[-1]) > 2**53:
+            raise DomainError(
+                f"workload: {float(layout.offsets[-1]):.3g} cells are too many to number; use smaller cliques"
+            )
+        work = len(layout.cliques) * sum(map(len, tables))
+        dense = int(layout.offsets[-1]) * len(tables)
+        keys, self._counts = (_count if dense <= 8 * work else _sort)(layout, tables)
+        borders = (np.arange(self.tables)[:, None] * layout.offsets[-1] + layout.offsets[:-1]).ravel()
+        self._starts = np.append(np.searchsorted(keys, borders), len(keys))
+        self._cells = keys % max(int(layout.offsets[-1]), 1)
 
-    def counts(self, clique: Clique) -> Counts:
-        """Dense marginal of ``clique``: (n_q,) int64, records."""
+    def counts(self, table: int, clique: Clique) -> Counts:
+        """Dense marginal of ``clique`` in one table: (n_q,) int64, records."""
         q = self.layout.positions[clique]
-        mine = slice(int(self._starts[q]), int(self._starts[q + 1]))
+        segment = table * len(self.layout.cliques) + q
+        mine = slice(int(self._starts[segment]), int(self._starts[segment + 1]))
         dense = np.zeros(self.layout.sizes[q], dtype=np.int64)
         dense[self._cells[mine] - self.layout.offsets[q]] = self._counts[mine]
         return dense
 
-    def l1_distances(self, distribution: Floats, scale: float) -> Floats:
-        """L1 distance of every marginal to ``scale`` times a distribution over its cells.
+    def l1_distances(self, distribution: Floats, scales: npt.ArrayLike) -> Floats:
+        """L1 distance of every marginal of every table to its scale times a distribution over its cells.
 
-        ``distribution``: (sum of n_q,) non-negative, summing to 1 in every clique; ``scale``: records.
-        Returns (Q,) float64, records. Cells without a record contribute ``scale * p``.
+        ``distribution``: (sum of n_q,) non-negative, summing to 1 in every clique; ``scales``: (tables,) records.
+        Returns (tables, Q) float64, records. Cells without a record contribute ``scale * p``.
         """
-        expected = scale * distribution[self._cells]
+        scale = np.asarray(scales, dtype=np.float64)
+        queries = len(self.layout.cliques)
+        expected = np.repeat(scale, np.diff(self._starts[::queries])) * distribution[self._cells]
         excess = np.abs(self._counts - expected) - np.abs(expected)
-        return abs(scale) + _segment_sums(excess, self._starts)
+        sums = _segment_sums(excess, self._starts).reshape(self.tables, queries)
+        distances: Floats = np.abs(scale)[:, None] + sums
+        return distances
 
 
 def _segment_sums(values: Floats, starts: Counts) -> Floats:
-    if not len(values):
-        return np.zeros(len(starts) - 1)
     sums = np.add.reduceat(np.append(values, 0.0), starts[:-1])
     return np.where(starts[1:] > starts[:-1], sums, 0.0)
 
 
-def _occupied_by_sorting(layout: Layout, table: Table) -> tuple[Counts, Counts, Counts]:
-    """All cliques in one pass: pack every record into every clique's cell, sort, count runs."""
-    queries = len(layout.cliques)
-    packed = layout.strides.T @ table.codes.T.astype(np.float64) + layout.offsets[:-1, None]
-    cells = np.sort(packed, axis=1).ravel()
-    if not len(cells):
-        return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(queries + 1, np.int64)
-    first = np.flatnonzero(np.concatenate([[True], cells[1:] != cells[:-1]]))
-    counts = np.diff(np.append(first, len(cells)))
-    occupied = cells[first].astype(np.int64)
-    return occupied, counts, np.searchsorted(occupied, layout.offsets)
+def _sort(layout: Layout, tables: Sequence[Table]) -> tuple[Counts, Counts]:
+    """(key, count) of every occupied cell, keys ascending: number all records in all cliques, sort, count runs."""
+    keys = np.sort(np.concatenate([_packed(layout, table, t).ravel() for t, table in enumerate(tables)]))
+    first = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]])) if len(keys) else np.zeros(0, np.int64)
+    return keys[first].astype(np.int64), np.diff(np.append(first, len(keys)))
 
 
-def _occupied_by_counting(layout: Layout, table: Table) -> tuple[Counts, Counts, Counts]:
-    """Large tables: one histogram per clique, or a sort where the histogram would be mostly empty."""
-    cells: list[Counts] = []
-    counts: list[Counts] = []
-    for q, clique in enumerate(layout.cliques):
-        if layout.sizes[q] <= 64 * len(table):
-            dense = contingency(table, clique)
-            occupied = np.flatnonzero(dense)
-            cells.append(occupied + layout.offsets[q])
-            counts.append(dense[occupied])
+def _count(layout: Layout, tables: Sequence[Table]) -> tuple[Counts, Counts]:
+    """The same by histograms: for tables that fill a good part of their cells."""
+    total = int(layout.offsets[-1])
+    dense = np.zeros((len(tables), total), dtype=np.int64)
+    for t, table in enumerate(tables):
+        if len(table) <= 10_000:
+            dense[t] = np.bincount(_packed(layout, table, 0).ravel().astype(np.int64), minlength=total)
         else:
-            occupied, runs = np.unique(cell_numbers(table, clique), return_counts=True)
-            cells.append(occupied + layout.offsets[q])
-            counts.append(runs)
-    starts = np.concatenate([[0], np.cumsum([len(part) for part in cells])]).astype(np.int64)
-    return np.concatenate(cells), np.concatenate(counts), starts
+            for clique in layout.cliques:
+                dense[t, layout.cells_of(clique)] = contingency(table, clique)
+    flat = dense.ravel()
+    keys = np.flatnonzero(flat)
+    return keys, flat[keys]
+
+
+def _packed(layout: Layout, table: Table, place: int) -> Floats:
+    """(Q, n): every record's cell in every clique, numbered over all cliques and tables (exact in float64)."""
+    numbers: Floats = layout.strides.T @ table.codes.T.astype(np.float64)
+    return numbers + (layout.offsets[:-1, None] + place * float(layout.offsets[-1]))
 
 
 def project(counts: npt.NDArray[np.generic], domain: Domain, clique: Clique, onto: Sequence[str]) -> npt.NDArray:  # type: ignore[type-arg]

@@ -67,7 +67,7 @@ def heterogeneity(clients: Sequence[Table], ways: Sequence[int] = (1, 2, 3)) -> 
     layout = Layout(domain, tuple(c for k in ways for c in combinations(domain.names, k)))
     pooled = np.concatenate([contingency(everyone, clique) for clique in layout.cliques]) / len(everyone)
     variations = [
-        Answers(layout, client).l1_distances(pooled, len(client)).mean() / (2 * len(client)) for client in clients
+        Answers(layout, [client]).l1_distances(pooled, [len(client)]).mean() / (2 * len(client)) for client in clients
     ]
     return float(np.mean(variations))
 

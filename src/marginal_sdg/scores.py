@@ -13,15 +13,15 @@ NOISE_PENALTY = math.sqrt(2 / math.pi)  # E|x| of a standard Gaussian: the L1 er
 
 
 def quality(
-    importance: Floats, distances: Floats, sigma: float, cells: Floats, heterogeneity: Floats | float = 0.0
+    weights: Floats, distances: Floats, sigma: float, cells: Floats, heterogeneity: Floats | float = 0.0
 ) -> Floats:
-    """u(q) = w_q / max(w) (||M_q - model_q||_1 - sqrt(2/pi) sigma n_q - tau_q): (Q,) float64, records.
+    """u(q) = w_q (||M_q - model_q||_1 - sqrt(2/pi) sigma n_q - tau_q), records, of the shape of ``distances``.
 
-    All arrays hold the candidates only. ``distances``, ``heterogeneity``: records; ``sigma``: noise per cell that a
-    measurement would get; ``cells``: n_q. Weights are brought to a maximum of 1, so that the sensitivity does not
-    depend on them. Source: AIM (McKenna et al. 2022) equation 1; FLAIM Algorithm 1 line 7.
+    ``weights``: w_q divided by the largest candidate's, so that the sensitivity does not depend on them; ``sigma``:
+    noise per cell that a measurement would get; ``cells``: n_q. Source: AIM (McKenna et al. 2022) equation 1;
+    FLAIM Algorithm 1 line 7.
     """
-    scores: Floats = importance / importance.max() * (distances - NOISE_PENALTY * sigma * cells - heterogeneity)
+    scores: Floats = weights * (distances - NOISE_PENALTY * sigma * cells - heterogeneity)
     return scores
 
 
@@ -33,3 +33,21 @@ def sensitivity(*, heterogeneity: bool) -> float:
     large: that is the published calibration, offered as ``calibration="paper"`` only.
     """
     return 2.0 if heterogeneity else 1.0
+
+
+def plausible(
+    importance: Floats, cells: Floats, sigma: float, epsilon: float, size: float, *, heterogeneity: bool
+) -> npt.NDArray[np.bool_]:
+    """Which candidates could be selected at all, judged from public values only: (Q,) bool.
+
+    For a table of about ``size`` records every L1 norm lies between 0 and ``2 * size``, which bounds each score
+    on both sides. A candidate whose best score trails another's worst by so much that the exponential mechanism would
+    pick it with a probability below e^-40 is not worth computing: typically a marginal so large that measuring it
+    would add more noise than the table has records.
+    """
+    weight = importance / importance.max()
+    norm = 2.0 * size
+    best = weight * (norm - NOISE_PENALTY * sigma * cells)
+    worst = weight * (-NOISE_PENALTY * sigma * cells - (norm if heterogeneity else 0.0))
+    likely: npt.NDArray[np.bool_] = best >= worst.max() - 80.0 * sensitivity(heterogeneity=heterogeneity) / epsilon
+    return likely

@@ -79,6 +79,15 @@ class Workload:
         )
 
     @cached_property
-    def layout(self) -> Layout:
-        """The cells of the whole closure end to end."""
-        return Layout(self.domain, self.closure)
+    def masks(self) -> tuple[int, ...]:
+        """Every candidate of the closure as an integer with the bits of its attributes set."""
+        return tuple(sum(1 << self.domain.index(name) for name in clique) for clique in self.closure)
+
+    @cached_property
+    def cells(self) -> npt.NDArray[np.float64]:
+        """(Q,) cells of every candidate of the closure, for arithmetic with scores."""
+        return np.array([self.domain.size(clique) for clique in self.closure], dtype=np.float64)
+
+    def layout(self, places: npt.NDArray[np.int64]) -> Layout:
+        """The cells of some candidates of the closure end to end."""
+        return Layout(self.domain, tuple(self.closure[place] for place in places))

@@ -11,13 +11,13 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from marginal_sdg.backends.base import PublicState
+from marginal_sdg.backends.base import PublicState, pick_from
 from marginal_sdg.backends.client import Client
 from marginal_sdg.backends.traffic import Traffic
 from marginal_sdg.crypto.secagg import IdealSecureSum, SecureSum
 from marginal_sdg.domain import Clique
 from marginal_sdg.encoding import Table
-from marginal_sdg.marginals import Answers
+from marginal_sdg.marginals import Answers, Layout, contingency
 from marginal_sdg.privacy.ledger import Ledger
 from marginal_sdg.privacy.noise import Source
 from marginal_sdg.release import Measurement, Selection
@@ -28,7 +28,6 @@ from marginal_sdg.workload import Workload
 
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
-Places = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ class FederatedBackend:
         self._secure_sum = secure_sum or IdealSecureSum()
         self._clients = self._enrol(tables, ledger, size_variance)
         self._seen: set[int] = set()
-        self._global = self._oracle(tables) if variant.heterogeneity == "oracle" else None
+        self._everyone = _pooled(tables) if variant.heterogeneity == "oracle" else None
         self._unbudgeted = Ledger(None, source)  # the paper's local noise, which its accounting leaves out
 
     def _enrol(self, tables: Sequence[Table], ledger: Ledger, variance: Fraction | None) -> list[Client]:
@@ -113,12 +112,6 @@ class FederatedBackend:
         if variance is not None:
             sizes = ledger.gaussian(exact, variance, what="size of each client", by="client")
         return [Client(table, self._workload, float(size[0])) for table, size in zip(tables, sizes, strict=True)]
-
-    def _oracle(self, tables: Sequence[Table]) -> Floats:
-        """The exact global distribution of every candidate: not private, for AugFLAIM (Oracle) alone."""
-        codes = np.concatenate([table.codes for table in tables])
-        answers = Answers(self._workload.layout, Table(self._workload.domain, codes))
-        return np.concatenate([answers.counts(q) for q in self._workload.closure]) / max(len(codes), 1)
 
     def total(self, measurements: Sequence[Measurement]) -> float:
         """K times the mean noisy size of the clients seen so far (sound), or the exact number of records."""
@@ -159,7 +152,7 @@ class FederatedBackend:
     ) -> list[Measurement]:
         sums, survivors = [], []
         for clique, cohort in cohorts.items():
-            total, present = self._secure_sum({k: self._clients[k].answers.counts(clique) for k in cohort})
+            total, present = self._secure_sum({k: self._clients[k].counts(clique) for k in cohort})
             sums.append(total)
             survivors.append(present)
             self.traffic.upload(cohort, len(total))
@@ -183,19 +176,18 @@ class FederatedBackend:
         self.traffic.download(participants, state.model.cells)
         picks: dict[int, list[Clique]] = {k: [] for k in participants}
         states = dict.fromkeys(participants, state)
-        skew = self._skew(state, participants)
         for local in range(self._local_steps):
             name = f"round {step.index + 1}" + (f", local step {local + 1}" if self._local_steps > 1 else "")
-            places = {k: self._places(states[k], picks[k]) for k in participants}
+            ballots = self._ballots(states, picks, step)
             chosen = ledger.select(
-                [self._scores(k, states[k], places[k], skew[k], step.sigma) for k in participants],
+                [scores for _, scores in ballots.values()],
                 step.epsilon2,
-                sensitivity=sensitivity(heterogeneity=self._variant.heterogeneity != "none"),
+                sensitivity=sensitivity(heterogeneity=self._skewed),
                 what=f"{name}: clients select",
                 by="client",
             )
-            for k, choice in zip(participants, chosen, strict=True):
-                picks[k].append(self._workload.closure[places[k][choice]])
+            for (k, (cliques, _)), choice in zip(ballots.items(), chosen, strict=True):
+                picks[k].append(cliques[choice])
             if local + 1 < self._local_steps:
                 states = self._local_models(states, picks, step, ledger, name)
         selected: dict[Clique, tuple[int, ...]] = {}
@@ -204,42 +196,59 @@ class FederatedBackend:
                 selected[clique] = (*selected.get(clique, ()), k)
         return Selection(selected, participants)
 
-    def _scores(self, k: int, state: PublicState, places: Places, skew: Floats, sigma: float) -> Floats:
-        distances = self._clients[k].distances(state.distribution)
-        workload = self._workload
-        return quality(
-            workload.importance[places], distances[places], sigma, workload.layout.cells[places], skew[places]
-        )
+    @property
+    def _skewed(self) -> bool:
+        return self._variant.heterogeneity != "none"
 
-    def _places(self, state: PublicState, picked: list[Clique]) -> Places:
-        """What a client may pick: affordable, not picked before in this round, no 1-way if all are measured anyway."""
-        closure = self._workload.closure
-        smallest = 2 if self._variant.combine and any(len(q) > 1 for q in closure) else 1
-        allowed = [p for p in state.candidates if len(closure[p]) >= smallest and closure[p] not in picked]
-        return np.array(allowed if allowed else state.candidates, dtype=np.int64)
+    def _ballots(
+        self, states: Mapping[int, PublicState], picks: Mapping[int, list[Clique]], step: Step
+    ) -> dict[int, tuple[list[Clique], Floats]]:
+        """What each client may pick, and the scores; what it has picked before in this round is left out."""
+        groups: dict[int, tuple[PublicState, list[int]]] = {}
+        for k, state in states.items():
+            groups.setdefault(id(state), (state, []))[1].append(k)
+        ballots = {}
+        for state, group in groups.values():
+            cliques, scores = self._score(group, state, step)
+            for k, row in zip(group, scores, strict=True):
+                fresh = [i for i, clique in enumerate(cliques) if clique not in picks[k]] or list(range(len(cliques)))
+                ballots[k] = ([cliques[i] for i in fresh], row[fresh])
+        return ballots
 
-    def _skew(self, state: PublicState, participants: tuple[int, ...]) -> dict[int, Floats]:
-        """The heterogeneity term of every participant: (Q,) records."""
-        clients = {k: self._clients[k] for k in participants}
-        if self._global is not None:
-            return {k: client.distances(self._global) for k, client in clients.items()}
+    def _score(self, group: list[int], state: PublicState, step: Step) -> tuple[tuple[Clique, ...], Floats]:
+        """Candidates of clients that have the same model, and their scores, counted in one pass: (clients, Q)."""
+        clients = [self._clients[k] for k in group]
+        sizes = [client.size for client in clients]
+        fewest = 2 if self._variant.combine else 1
+        candidates = pick_from(state, step, max(sizes), sound=self._sound, heterogeneity=self._skewed, fewest=fewest)
+        answers = Answers(candidates.layout, [client.table for client in clients])
+        distances = answers.l1_distances(state.model.distribution(candidates.layout), sizes)
+        skew = self._skew(clients, sizes, answers, state)
+        scores = quality(candidates.weights, distances, step.sigma, candidates.cells, skew)
+        return candidates.layout.cliques, scores
+
+    def _skew(self, clients: list[Client], sizes: list[float], answers: Answers, state: PublicState) -> Floats | float:
+        """The heterogeneity term tau_k(q): (clients, candidates) records. Source: FLAIM Algorithm 1 line 6."""
+        if self._everyone is not None:
+            return answers.l1_distances(_distribution(self._everyone, answers.layout), sizes)
         if self._variant.heterogeneity == "private":
             reference = self._reference(state.measurements)
-            return {k: client.skew(reference) for k, client in clients.items()}
-        return dict.fromkeys(participants, np.zeros(len(self._workload.closure)))
+            per_attribute = np.array([client.skew(reference) for client in clients])
+            return per_attribute @ _membership(self._workload.one_way, answers.layout.cliques)
+        return 0.0
 
-    def _reference(self, measurements: Sequence[Measurement]) -> list[Floats]:
+    def _reference(self, measurements: Sequence[Measurement]) -> dict[Clique, Floats]:
         """Noisy 1-way distributions of all clients, from what has been released: one per attribute."""
-        reference = []
+        reference = {}
         for clique in self._workload.one_way:
             released = [m.counts for m in measurements if m.clique == clique]
             if self._sound:
                 pooled = np.sum(released, axis=0)
                 records = max(float(pooled.sum()), 1.0)
-                reference.append(onto_simplex(pooled, records) / records)
+                reference[clique] = onto_simplex(pooled, records) / records
             else:  # the paper's: the initial estimate, then the running mean of the later ones, never clipped
                 later = released[1:] or released
-                reference.append(np.mean([counts / (counts.sum() or 1) for counts in later], axis=0))
+                reference[clique] = np.mean([counts / (counts.sum() or 1) for counts in later], axis=0)
         return reference
 
     def _local_models(
@@ -252,7 +261,7 @@ class FederatedBackend:
     ) -> dict[int, PublicState]:
         """Each client measures its last pick with its own noise and refits the model at home."""
         payer = ledger if self._sound else self._unbudgeted
-        exact = [self._clients[k].answers.counts(picks[k][-1]) for k in states]
+        exact = [self._clients[k].counts(picks[k][-1]) for k in states]
         noisy = payer.gaussian(exact, step.variance, what=f"{name}: clients measure for themselves", by="client")
         if not self._sound:
             ledger.warn("paper calibration: noisy local marginals steer local steps and are not charged")
@@ -260,3 +269,17 @@ class FederatedBackend:
             k: state.refit([self._measurement(picks[k][-1], counts, step, (k,))])
             for (k, state), counts in zip(states.items(), noisy, strict=True)
         }
+
+
+def _membership(one_way: Sequence[Clique], cliques: Sequence[Clique]) -> Floats:
+    """(d, Q): 1 / |q| where attribute j belongs to clique q, so that a product with it is a mean over q."""
+    return np.array([[(attribute in clique) / len(clique) for clique in cliques] for (attribute,) in one_way])
+
+
+def _pooled(tables: Sequence[Table]) -> Table:
+    """All clients' records in one table: not private, for AugFLAIM (Oracle) alone."""
+    return Table(tables[0].domain, np.concatenate([table.codes for table in tables]))
+
+
+def _distribution(table: Table, layout: Layout) -> Floats:
+    return np.concatenate([contingency(table, clique) for clique in layout.cliques]) / max(len(table), 1)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from marginal_sdg.backends.base import PublicState
+from marginal_sdg.backends.base import PublicState, pick_from
 from marginal_sdg.domain import Clique
 from marginal_sdg.encoding import Table
-from marginal_sdg.marginals import Answers
+from marginal_sdg.marginals import Answers, Layout, contingency
 from marginal_sdg.privacy.ledger import Ledger
 from marginal_sdg.release import Measurement, Selection, estimate_total
 from marginal_sdg.schedule import Costs, Step
@@ -27,8 +27,9 @@ class PlaintextBackend:
 
     def __init__(self, table: Table, workload: Workload, *, sound: bool) -> None:
         self.costs = replace(AIM_COSTS, initial=len(workload.one_way))
-        self._answers = Answers(workload.layout, table)
+        self._table = table
         self._sound = sound
+        self._answers: Answers | None = None  # of the latest candidates, which rarely change between rounds
 
     def initialise(self, cliques: Sequence[Clique], step: Step, ledger: Ledger) -> list[Measurement]:
         """Measure every 1-way marginal once."""
@@ -36,24 +37,28 @@ class PlaintextBackend:
 
     def select(self, state: PublicState, step: Step, ledger: Ledger) -> Selection:
         """Pick the clique that the model answers worst, by the exponential mechanism."""
-        places = state.candidates
-        layout, importance = state.workload.layout, state.workload.importance[places]
-        distances = self._answers.l1_distances(state.distribution, state.total)[places]
-        scores = quality(importance, distances, step.sigma, layout.cells[places])
+        candidates = pick_from(state, step, state.total, sound=self._sound, heterogeneity=False)
+        answers = self._answered(candidates.layout)
+        (distances,) = answers.l1_distances(state.model.distribution(candidates.layout), [state.total])
         (choice,) = ledger.select(
-            [scores],
+            [quality(candidates.weights, distances, step.sigma, candidates.cells)],
             step.epsilon2,
             sensitivity=sensitivity(heterogeneity=False),
             what=f"round {step.index + 1}: select a clique",
         )
-        return Selection({layout.cliques[places[choice]]: (0,)})
+        return Selection({candidates.layout.cliques[choice]: (0,)})
 
     def measure(self, selection: Selection, step: Step, ledger: Ledger) -> list[Measurement]:
         """Measure the selected clique."""
         return self._measure(selection.cliques, step, ledger, f"round {step.index + 1}: measure")
 
+    def _answered(self, layout: Layout) -> Answers:
+        if self._answers is None or self._answers.layout.cliques != layout.cliques:
+            self._answers = Answers(layout, [self._table])
+        return self._answers
+
     def _measure(self, cliques: Sequence[Clique], step: Step, ledger: Ledger, what: str) -> list[Measurement]:
-        exact = [self._answers.counts(clique) for clique in cliques]
+        exact = [contingency(self._table, clique) for clique in cliques]
         noisy = ledger.gaussian(exact, step.variance, per_record=len(cliques), what=what)
         return [
             Measurement(clique, counts, step.sigma, None if self._sound else float(counts.sum()) or None)
@@ -62,4 +67,4 @@ class PlaintextBackend:
 
     def total(self, measurements: Sequence[Measurement]) -> float:
         """The noisy total, by inverse variance; the exact number under the paper's calibration."""
-        return estimate_total(measurements) if self._sound else float(max(self._answers.records, 1))
+        return estimate_total(measurements) if self._sound else float(max(len(self._table), 1))

@@ -39,7 +39,7 @@ RIDGE_ONE_WAY = 0.1
 RIDGE = 0.3
 BEND = 16.0  # nats: the B above
 
-TOLERANCE, ITERATIONS = 0.05, 100
+TOLERANCE, ITERATIONS = 0.2, 100  # a model between rounds only steers the selection
 FINAL_TOLERANCE, FINAL_ITERATIONS = 0.03, 400
 
 
@@ -50,9 +50,13 @@ class PGM:
         self.domain = domain
         self.max_model_mb = max_model_mb
         self._sizes = Sizes(domain.shape)
+        self._masks: dict[Clique, int] = {}
 
     def _mask(self, clique: Clique) -> int:
-        return mask_of(self.domain.index(name) for name in clique)
+        mask = self._masks.get(clique)
+        if mask is None:
+            mask = self._masks[clique] = mask_of(map(self.domain.index, clique))
+        return mask
 
     def cells(self, cliques: Iterable[Clique]) -> int:
         """Cells of the junction tree over ``cliques``."""
