@@ -80,6 +80,29 @@ def test_log_likelihood_equals_the_log_of_the_joint_table(case):
     np.testing.assert_allclose(model.log_likelihood(Table(domain, every)), np.log(table.ravel()), atol=1e-9)
 
 
+@settings(max_examples=100, deadline=None)
+@given(potentials(), st.data())
+def test_a_conditional_model_is_the_joint_table_restricted_and_renormalised(case, data):
+    domain, theta = case
+    allowed = {
+        name: data.draw(st.sets(st.integers(0, domain.size((name,)) - 1), min_size=1))
+        for name in data.draw(st.sets(st.sampled_from(domain.names)))
+    }
+    table, _ = joint(domain, theta)
+    for axis, name in enumerate(domain.names):
+        outside = [code for code in range(domain.shape[axis]) if code not in allowed.get(name, range(99))]
+        np.moveaxis(table, axis, 0)[outside] = 0.0
+    conditional = GraphicalModel(domain, theta, total=50.0).given(allowed)
+    assert conditional.probability == pytest.approx(table.sum(), rel=1e-9)
+    for clique in [(name,) for name in domain.names] + list(theta):
+        np.testing.assert_allclose(
+            conditional.marginal(clique).ravel(), 50.0 * summed(table, domain, clique), rtol=1e-8, atol=1e-10
+        )
+    drawn = conditional.sample(20, np.random.default_rng(0))
+    for name, codes in allowed.items():
+        assert set(drawn.column(name).tolist()) <= codes
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=6), st.data())
 def test_a_planned_reduction_is_a_sum_over_axes(shape, data):

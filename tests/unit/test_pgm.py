@@ -149,6 +149,39 @@ def test_samples_round_every_marginal_to_within_a_few_records(domain, noisy):
         assert (np.abs(contingency(synthetic, clique) - expected) < 5 * spread).all()
 
 
+@pytest.mark.stat
+def test_sampling_error_scales_as_theory_says(domain, noisy):
+    """Chi-square per cell: 1 for independent draws; far below 1 for rounded ones, which hug the model."""
+    fitted = PGM(domain).fit(noisy, 2000.0)
+    expected = 5000 * fitted.probabilities(("a", "b"))
+    full = expected > 5
+    mean = {}
+    for rounded in (True, False):
+        deviations = [
+            (contingency(fitted.sample(5000, np.random.default_rng(seed), rounded=rounded), ("a", "b")) - expected)[
+                full
+            ]
+            for seed in range(60)
+        ]
+        mean[rounded] = float(np.mean(np.square(deviations) / expected[full] / (1 - expected[full] / 5000)))
+    assert 0.8 < mean[False] < 1.25
+    assert mean[True] < 0.1
+
+
+def test_batches_add_up_to_the_rows_asked_for(domain, noisy):
+    fitted = PGM(domain).fit(noisy, 2000.0)
+    batches = list(fitted.sample_batches(2500, 1000, np.random.default_rng(0)))
+    assert [len(batch) for batch in batches] == [1000, 1000, 500]
+    with pytest.raises(ConfigError, match="batch"):
+        next(fitted.sample_batches(1, 0, np.random.default_rng(0)))
+
+
+@pytest.mark.parametrize("allowed", [{"a": []}, {"a": [3]}, {"a": [-1]}, {"nope": [0]}])
+def test_an_impossible_restriction_is_refused(domain, noisy, allowed):
+    with pytest.raises(DomainError, match=r"nope|given: attribute 'a'"):
+        PGM(domain).fit(noisy, 2000.0).given(allowed)
+
+
 def test_likelihood_needs_a_table_of_the_same_domain(domain, noisy):
     other = Table(Domain.from_shape({"a": 3}), np.zeros((1, 1), dtype=np.int32))
     with pytest.raises(DomainError, match="not the model's"):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,9 @@ from marginal_sdg.graphical.junction import JunctionTree, Sizes, bits, mask_of
 from marginal_sdg.graphical.reduction import plan
 from marginal_sdg.graphical.sampling import sample_codes
 from marginal_sdg.marginals import Layout, cell_numbers
+
+if TYPE_CHECKING:
+    from marginal_sdg.graphical.conditional import Conditional
 
 Floats = npt.NDArray[np.float64]
 
@@ -154,17 +158,31 @@ class GraphicalModel:
             result += theta[cell_numbers(table, clique)]
         return result
 
-    def sample(self, rows: int | None = None, rng: np.random.Generator | None = None) -> Table:
+    def sample(self, rows: int | None = None, rng: np.random.Generator | None = None, *, rounded: bool = True) -> Table:
         """Draw a synthetic table; ``rows`` defaults to the model's (noisy) total.
 
-        Counts of every conditional are rounded at random within each group, so that a sampled marginal is as close
-        to the model's as integers allow. Source: Private-PGM's synthetic data generation.
+        ``rounded``: counts of every conditional are rounded at random within each group, so that a sampled marginal
+        is as close to the model's as integers allow (source: Private-PGM's synthetic data); with ``rounded=False``
+        records are independent draws from the model.
         """
         count = max(round(self.total), 0) if rows is None else rows
-        if count < 0:
-            raise ConfigError(f"rows: must be 0 or more, got {count}")
-        codes = sample_codes(self.tree, self._nodes, count, rng or np.random.default_rng())
+        if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 0:
+            raise ConfigError(f"rows: must be a whole number of at least 0, got {rows!r}")
+        codes = sample_codes(self.tree, self._nodes, int(count), rng or np.random.default_rng(), rounded=rounded)
         return Table(self.domain, codes)
+
+    def sample_batches(self, rows: int, batch: int, rng: np.random.Generator) -> Iterator[Table]:
+        """Draw ``rows`` records in tables of at most ``batch``, for more records than memory holds."""
+        if batch < 1:
+            raise ConfigError(f"batch: must be at least 1, got {batch}")
+        for start in range(0, rows, batch):
+            yield self.sample(min(batch, rows - start), rng)
+
+    def given(self, allowed: Mapping[str, Iterable[int]]) -> Conditional:
+        """The model of those records whose attributes lie in ``allowed``: name -> codes; exact, no rejection."""
+        from marginal_sdg.graphical.conditional import Conditional
+
+        return Conditional.of(self, allowed)
 
     # -- files -------------------------------------------------------------------------------------------------
 
