@@ -35,19 +35,17 @@ def sensitivity(*, heterogeneity: bool) -> float:
     return 2.0 if heterogeneity else 1.0
 
 
-def plausible(
-    importance: Floats, cells: Floats, sigma: float, epsilon: float, size: float, *, heterogeneity: bool
-) -> npt.NDArray[np.bool_]:
-    """Which candidates could be selected at all, judged from public values only: (Q,) bool.
+def quality_bounds(
+    weights: Floats, sigma: float, cells: Floats, size: float, *, heterogeneity: bool
+) -> tuple[Floats, Floats]:
+    """(smallest, largest) score that each candidate can get for a table of about ``size`` records: public values only.
 
-    For a table of about ``size`` records every L1 norm lies between 0 and ``2 * size``, which bounds each score
-    on both sides. A candidate whose best score trails another's worst by so much that the exponential mechanism would
-    pick it with a probability below e^-40 is not worth computing: typically a marginal so large that measuring it
-    would add more noise than the table has records.
+    Every L1 norm lies between 0 and ``2 * size``.
     """
-    weight = importance / importance.max()
-    norm = 2.0 * size
-    best = weight * (norm - NOISE_PENALTY * sigma * cells)
-    worst = weight * (-NOISE_PENALTY * sigma * cells - (norm if heterogeneity else 0.0))
-    likely: npt.NDArray[np.bool_] = best >= worst.max() - 80.0 * sensitivity(heterogeneity=heterogeneity) / epsilon
-    return likely
+    norm, penalty = 2.0 * size, NOISE_PENALTY * sigma * cells
+    return weights * (-penalty - (norm if heterogeneity else 0.0)), weights * (norm - penalty)
+
+
+def negligible_gap(epsilon: float, *, heterogeneity: bool) -> float:
+    """A candidate that trails another's score by this much is selected with a probability below e^-40."""
+    return 80.0 * sensitivity(heterogeneity=heterogeneity) / epsilon

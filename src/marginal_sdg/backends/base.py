@@ -18,7 +18,7 @@ from marginal_sdg.marginals import Layout
 from marginal_sdg.privacy.ledger import Ledger
 from marginal_sdg.release import Measurement, Selection
 from marginal_sdg.schedule import Costs, Step
-from marginal_sdg.scores import plausible
+from marginal_sdg.scores import negligible_gap, quality_bounds
 from marginal_sdg.workload import Workload
 
 Floats = npt.NDArray[np.float64]
@@ -39,20 +39,22 @@ class PublicState:
     total: float
     cell_limit: float
 
-    @cached_property
-    def affordable(self) -> Places:
-        """Places in the workload's closure that may be selected: the junction tree stays below the limit.
+    def affords(self, place: int) -> bool:
+        """Whether the junction tree stays below the limit with this candidate of the workload's closure.
 
         A clique inside a node of the present tree costs nothing. Source: AIM §4.2.
         """
-        measured, nodes = self.model.cliques, self.model.tree.nodes
-        places = [
-            place
-            for place, (clique, mask) in enumerate(zip(self.workload.closure, self.workload.masks, strict=True))
-            if any(mask & node == mask for node in nodes)
-            or self.generator.cells((*measured, clique)) <= self.cell_limit
-        ]
-        return np.array(places, dtype=np.int64)
+        known = self._affords.get(place)
+        if known is None:
+            mask = self.workload.masks[place]
+            cliques = (*self.model.cliques, self.workload.closure[place])
+            inside = any(mask & node == mask for node in self.model.tree.nodes)
+            known = self._affords[place] = inside or self.generator.cells(cliques) <= self.cell_limit
+        return known
+
+    @cached_property
+    def _affords(self) -> dict[int, bool]:
+        return {}
 
     def refit(self, extra: Sequence[Measurement]) -> PublicState:
         """The state of someone who has ``extra`` measurements as well: a client between two local steps."""
@@ -75,17 +77,27 @@ def pick_from(
 ) -> Candidates:
     """The affordable candidates with at least ``fewest`` attributes that a table of about ``size`` records could pick.
 
-    Weights are relative to the largest of these; under the paper's calibration to the largest of all affordable ones,
-    which wastes some of the selection's budget on candidates that nobody could pick.
+    Left out is what could not be picked with a probability above e^-40, whatever the records: typically marginals so
+    large that measuring them would add more noise than the table has records. Weights are relative to the largest
+    that is left; under the paper's calibration to the largest of all affordable candidates, which wastes some of the
+    selection's budget on those that nobody could pick.
     """
     workload = state.workload
-    allowed = [p for p in state.affordable if len(workload.closure[p]) >= fewest]
-    affordable = np.array(allowed, dtype=np.int64) if allowed else state.affordable
-    importance, cells = workload.importance[affordable], workload.cells[affordable]
-    epsilon = math.sqrt(step.epsilon2)
-    likely = plausible(importance, cells, step.sigma, epsilon, size, heterogeneity=heterogeneity)
-    largest = importance[likely].max() if sound else importance.max()
-    return Candidates(workload.layout(affordable[likely]), importance[likely] / largest, cells[likely])
+    importance, cells = workload.importance, workload.cells
+    many = np.array([len(clique) >= fewest for clique in workload.closure])
+    pool = np.flatnonzero(many)
+    if not any(state.affords(place) for place in pool):
+        pool = np.arange(len(workload.closure))  # 1-way marginals are always affordable
+    weights = importance / importance.max()
+    low, high = quality_bounds(weights, step.sigma, cells, size, heterogeneity=heterogeneity)
+    safe = next(place for place in pool[np.argsort(-low[pool])] if state.affords(place))
+    gap = negligible_gap(math.sqrt(step.epsilon2), heterogeneity=heterogeneity)
+    places = np.array([p for p in pool if high[p] >= low[safe] - gap and state.affords(p)], dtype=np.int64)
+    if sound:
+        largest = importance[places].max()
+    else:
+        largest = next(importance[p] for p in pool[np.argsort(-importance[pool])] if state.affords(p))
+    return Candidates(workload.layout(places), importance[places] / largest, cells[places])
 
 
 class Backend(Protocol):

@@ -65,7 +65,10 @@ def maximal_cliques(sizes: Sizes, cliques: Iterable[int]) -> list[int]:
         vertex = min(remaining, key=cost.__getitem__)
         remaining.remove(vertex)
         clique = neighbours[vertex]
-        if not any(clique & other == clique for other in found):
+        for other in found:
+            if clique & other == clique:
+                break
+        else:
             found.append(clique)
         rest = clique ^ (1 << vertex)
         for i in bits(rest):
