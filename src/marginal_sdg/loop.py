@@ -50,7 +50,7 @@ def synthesise(
     """
     clock = _Clock()
     cell_limit = max_model_mb * 2**20 / 8
-    budget = ledger.spent + ledger.remaining
+    allowance = ledger.allowance
     step = schedule.initial
     with clock("measure"):
         measurements = backend.initialise(workload.one_way, step, ledger)
@@ -58,11 +58,11 @@ def synthesise(
         total = backend.total(measurements)
         model = generator.fit(measurements, total)
     on_event({"event": "start", "rounds": schedule.rounds, "sigma": step.sigma, "rho_spent": float(ledger.spent)})
-    following = schedule.next(step, ledger.remaining, stalled=False)
+    following = schedule.next(step, ledger.allowance, stalled=False)
     while following is not None:
         step = following
-        spent = ledger.spent + backend.costs.rho(step.variance, step.epsilon2, last=step.last)
-        growth = float(spent / budget)  # the model may grow with the budget spent; source: AIM §4.2
+        left = ledger.allowance - backend.costs.rho(step.variance, step.epsilon2, last=step.last)
+        growth = float(1 - left / allowance)  # the model may grow with the budget spent; source: AIM §4.2
         state = PublicState(workload, model, tuple(measurements), generator, total, growth * cell_limit)
         with clock("select"):
             selection = affordable(backend.select(state, step, ledger), generator, model.cliques, cell_limit)
@@ -85,7 +85,7 @@ def synthesise(
                 "seconds": sum(clock.seconds.values()),
             }
         )
-        following = schedule.next(step, ledger.remaining, stalled=stalled)
+        following = schedule.next(step, ledger.allowance, stalled=stalled)
     with clock("generate"):
         model = generator.fit(measurements, total, warm_start=model, final=True)
     on_event({"event": "done", "rho_spent": float(ledger.spent), "seconds": sum(clock.seconds.values())})

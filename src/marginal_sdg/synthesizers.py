@@ -52,6 +52,7 @@ class _Synthesizer:
     calibration: str = field(default="sound", kw_only=True)
     generator: str = field(default="pgm", kw_only=True)
     max_model_mb: float = field(default=80.0, kw_only=True)
+    records_per_person: int = field(default=1, kw_only=True)
     seed: int | np.random.SeedSequence | None = field(default=None, kw_only=True)
     secure: bool = field(default=False, kw_only=True)
     on_event: OnEvent | None = field(default=None, kw_only=True, repr=False)
@@ -101,7 +102,7 @@ class _Synthesizer:
         return records
 
     def _run(self, backend: Backend, workload: Workload, ledger: Ledger, start_rounds: int) -> None:
-        schedule = plan_schedule(self.rounds, backend.costs, ledger.remaining, self.gaussian_share, start_rounds)
+        schedule = plan_schedule(self.rounds, backend.costs, ledger.allowance, self.gaussian_share, start_rounds)
         result = synthesise(
             backend,
             workload,
@@ -169,23 +170,28 @@ class AIM(_Synthesizer):
         Our engine, or the private-pgm package.
     max_model_mb : float
         Cap on the graphical model; it grows with the budget spent.
+    records_per_person : int
+        Protect people with up to that many records: group privacy, charged exactly (k squared times a record's).
     seed, secure
         A seed makes an experiment repeatable; ``secure=True`` draws from the operating system instead.
     on_event : callable
         Is told of every round, as a dict.
     """
 
-    def fit(self, table: Records) -> AIM:
-        """Spend the budget on ``table``. Raises before anything is spent where table or parameters are wrong."""
+    def fit(self, table: Records, *, ledger: Ledger | None = None) -> AIM:
+        """Spend the budget on ``table``. Raises before anything is spent where table or parameters are wrong.
+
+        ``ledger``: a ledger that several fits on the same records share; it must be able to pay this one's budget.
+        """
         budget, workload = self._checked()
         plan_schedule(self.rounds, AIM_COSTS, budget.rho, self.gaussian_share, 1)
         encoded = self._encoded(table)
         noise, _ = self._sources()
-        ledger = Ledger(budget, noise)
+        account = Ledger(budget, noise, group=self.records_per_person, parent=ledger)
         if not self._sound:
-            ledger.warn(_PAPER_SIZES)
+            account.warn(_PAPER_SIZES)
         backend = PlaintextBackend(encoded, workload, sound=self._sound)
-        self._run(backend, workload, ledger, start_rounds=16 * len(self.domain))
+        self._run(backend, workload, account, start_rounds=16 * len(self.domain))
         self.communication_ = {"client_sent_bytes": 0.0, "client_received_bytes": 0.0, "server_bytes": 0.0}
         return self
 
@@ -204,14 +210,20 @@ class FLAIM(_Synthesizer):
         Probability that a client takes part in a round.
     local_steps : int
         Selections per client and round.
+    client_level : bool
+        Protect whole clients: each enters with at most ``records_per_person`` of its records, drawn at random.
     """
 
     variant: str = field(default="private", kw_only=True)
     participation: float = field(default=0.1, kw_only=True)
     local_steps: int = field(default=1, kw_only=True)
+    client_level: bool = field(default=False, kw_only=True)
 
-    def fit(self, clients: Sequence[Records]) -> FLAIM:
-        """Spend the budget on the clients' tables. Raises before anything is spent where an input is wrong."""
+    def fit(self, clients: Sequence[Records], *, ledger: Ledger | None = None) -> FLAIM:
+        """Spend the budget on the clients' tables. Raises before anything is spent where an input is wrong.
+
+        ``ledger``: a ledger that several fits on the same records share; it must be able to pay this one's budget.
+        """
         budget, workload = self._checked()
         costs = self._checked_costs(workload)
         plan_schedule(self.rounds, costs, budget.rho, self.gaussian_share, 1)
@@ -220,20 +232,22 @@ class FLAIM(_Synthesizer):
         tables = [self._encoded(table) for table in clients]
         variant = VARIANTS[self.variant]
         noise, public = self._sources()
-        ledger = Ledger(budget, noise, private=variant.private)
+        if self.client_level:
+            tables = [_at_most(self.records_per_person, table, public) for table in tables]
+        account = Ledger(budget, noise, private=variant.private, group=self.records_per_person, parent=ledger)
         if not self._sound:
-            ledger.warn(_PAPER_SIZES)
+            account.warn(_PAPER_SIZES)
         backend = FederatedBackend(
             tables,
             workload,
-            ledger,
+            account,
             public,
             variant=variant,
             participation=self.participation,
             local_steps=self.local_steps,
-            size_variance=1 / (2 * SIZE_SHARE * budget.rho) if self._sound else None,
+            size_variance=1 / (2 * SIZE_SHARE * account.allowance) if self._sound else None,
         )
-        self._run(backend, workload, ledger, start_rounds=8 * len(self.domain))
+        self._run(backend, workload, account, start_rounds=8 * len(self.domain))
         self.communication_ = backend.traffic.summary()
         return self
 
@@ -245,6 +259,13 @@ class FLAIM(_Synthesizer):
         if isinstance(self.local_steps, bool) or not isinstance(self.local_steps, int) or self.local_steps < 1:
             raise ConfigError(f"local_steps: must be a positive integer, got {self.local_steps!r}")
         return flaim_costs(VARIANTS[self.variant], len(workload.one_way), self.local_steps, sound=self._sound)
+
+
+def _at_most(records: int, table: Table, source: Source) -> Table:
+    """A random subset of a client's records, so that the whole client is a bounded group."""
+    if len(table) <= records:
+        return table
+    return table.take(source.generator().choice(len(table), records, replace=False))
 
 
 def _workload(workload: Workload | int | Iterable[Iterable[str]], domain: Domain) -> Workload:

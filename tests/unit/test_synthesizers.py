@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from marginal_sdg import AIM, FLAIM, Budget, Domain, Workload, encode
+from marginal_sdg import AIM, FLAIM, Budget, Domain, Ledger, Workload, encode
 from marginal_sdg.encoding import Table
 from marginal_sdg.errors import (
     BudgetError,
@@ -19,6 +19,7 @@ from marginal_sdg.errors import (
     NotFittedError,
 )
 from marginal_sdg.metrics import workload_error
+from marginal_sdg.privacy.noise import Source
 
 FEDERATED = [
     {"variant": variant, "calibration": calibration, "local_steps": local_steps}
@@ -199,3 +200,36 @@ def test_measurements_are_integers(domain, clients):
     fitted = flaim(domain).fit(clients)
     assert all(m.counts.dtype == np.int64 for m in fitted.measurements_)
     assert replace(fitted.measurements_[0], sigma=1.0).sigma == 1.0
+
+
+@pytest.mark.parametrize("k", [2, 5])
+def test_people_with_several_records_cost_exactly_k_squared(domain, table, clients, k):
+    single = AIM(domain, workload=4, rounds=3, seed=0).fit(table)
+    group = AIM(domain, workload=4, rounds=3, seed=0, records_per_person=k).fit(table)
+    assert group.sigma_ == pytest.approx(k * single.sigma_)
+    assert group.ledger.spent == single.ledger.spent == Budget(1.0, 1e-5).rho
+    assert all(charge.rho == k**2 * replace(charge, group=1).rho for charge in group.ledger.charges)
+    assert f"up to {k} records" in group.ledger.adjacency
+    federated = flaim(domain, records_per_person=k, local_steps=2).fit(clients)
+    assert federated.ledger.spent == Budget(5.0, 1e-5).rho
+
+
+def test_client_level_privacy_bounds_what_a_client_contributes(domain, clients):
+    fitted = flaim(domain, client_level=True, records_per_person=30, participation=1.0, epsilon=1e5).fit(clients)
+    initial = fitted.measurements_[0]
+    assert initial.counts.sum() == pytest.approx(30 * len(clients), abs=8 * fitted.sigma_)
+    assert "up to 30 records" in fitted.ledger.adjacency
+
+
+def test_several_fits_share_one_ledger_which_refuses_the_one_too_many(domain, table):
+    shared = Ledger(Budget(1.0, 1e-5), Source.seeded(0))
+    for seed in (0, 1):
+        AIM(domain, epsilon=0.5, workload=4, rounds=2, seed=seed).fit(table, ledger=shared)
+    assert shared.spent == 2 * Budget(0.5, 1e-5).rho
+    assert len(shared.charges) == 2 * 5
+    before = shared.spent
+    with pytest.raises(BudgetError, match="is left in the shared ledger"):
+        AIM(domain, epsilon=0.9, workload=4, rounds=200, seed=2).fit(table, ledger=shared)
+    assert shared.spent == before
+    with pytest.raises(BudgetError, match="make them equal"):
+        AIM(domain, workload=4, records_per_person=2).fit(table, ledger=shared)

@@ -42,6 +42,7 @@ class Charge:
     parameter: Fraction  # gaussian: variance per cell; exponential: epsilon squared
     per_record: int  # how many cells, or selections, one record can take part in
     by: str = "curator"
+    group: int = 1  # how many records the protected person may have
 
     def __post_init__(self) -> None:
         if self.mechanism not in ("gaussian", "exponential"):
@@ -49,20 +50,22 @@ class Charge:
         name = "variance" if self.mechanism == "gaussian" else "epsilon2"
         if not isinstance(self.parameter, int | Fraction) or self.parameter <= 0:
             raise BudgetError(f"{name} must be a positive Fraction, got {self.parameter!r}")
-        if not isinstance(self.per_record, int) or self.per_record < 1:
-            raise BudgetError(f"per_record must be a positive integer, got {self.per_record!r}")
+        for name, value in (("per_record", self.per_record), ("group", self.group)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise BudgetError(f"{name} must be a positive integer, got {value!r}")
         object.__setattr__(self, "parameter", Fraction(self.parameter))
 
     @property
     def rho(self) -> Fraction:
-        """zCDP cost: per_record / (2 variance) or per_record epsilon^2 / 8.
+        """zCDP cost: group^2 times per_record / (2 variance) or per_record epsilon^2 / 8.
+
+        A group of k records moves counts, and scores, k times as far as one record does.
 
         Source: Canonne, Kamath, Steinke 2020, at squared L2 sensitivity per_record; for the exponential
         mechanism Cesar, Rogers 2021 (bounded range), a quarter of what pure epsilon-DP costs.
         """
-        if self.mechanism == "gaussian":
-            return self.per_record / (2 * self.parameter)
-        return self.per_record * self.parameter / 8
+        times = self.per_record * self.group**2
+        return times / (2 * self.parameter) if self.mechanism == "gaussian" else times * self.parameter / 8
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; the parameter as an exact fraction in a string."""
@@ -70,21 +73,40 @@ class Charge:
 
 
 class Ledger:
-    """Pays for and draws all noise of one run; adjacency is adding or removing one record.
+    """Pays for and draws all noise of one run; adjacency is adding or removing up to ``group`` records.
 
-    ``budget=None`` sets no limit (tests, and the non-private ORACLE label); ``caveats`` then says so.
+    ``budget=None`` sets no limit (tests, and the non-private ORACLE label); ``caveats`` then says so. With a
+    ``parent``, every charge is paid by that ledger as well, and refused where it cannot pay: so several runs on the
+    same records share one budget.
     """
 
-    adjacency = "add or remove one record"
-
-    def __init__(self, budget: Budget | None, source: Source, *, private: bool = True) -> None:
+    def __init__(
+        self,
+        budget: Budget | None,
+        source: Source,
+        *,
+        private: bool = True,
+        group: int = 1,
+        parent: Ledger | None = None,
+    ) -> None:
         self.budget = budget
         self.source = source
+        if isinstance(group, bool) or not isinstance(group, int) or group < 1:
+            raise BudgetError(f"records_per_person must be a positive integer, got {group!r}")
+        if parent is not None and parent.group != group:
+            raise BudgetError(
+                f"records_per_person is {group} here, {parent.group} in the shared ledger; make them equal"
+            )
+        self.group: int = group
+        self.parent: Ledger | None = parent
         self.private = private and budget is not None
         self._charges: list[Charge] = []
         self._limit = None if budget is None else budget.rho
         self._spent = Fraction(0)
         self._caveats: list[str] = []
+        if parent is not None and parent._limit is not None and (self._limit or 0) > parent.remaining:
+            need, left = float(self._limit or 0), float(parent.remaining)
+            raise BudgetError(f"ledger: this fit may spend rho {need:.6g} but {left:.6g} is left in the shared ledger")
         if budget is None:
             self.warn("NOT PRIVATE: the ledger has no budget")
         elif not private:
@@ -106,7 +128,7 @@ class Ledger:
         Each record is counted in at most per_record cells of all the tables together, so it moves them by at
         most sqrt(per_record) in L2. Charges per_record / (2 variance).
         """
-        charge = Charge(what, "gaussian", variance, per_record, by)
+        charge = Charge(what, "gaussian", variance, per_record, by, self.group)
         noise = DiscreteGaussian(charge.parameter)
         for table in tables:
             if not isinstance(table, np.ndarray) or table.dtype != np.int64:
@@ -137,7 +159,7 @@ class Ledger:
         pays for the rounding of the log-weights (scores are cut at 2^31 sensitivities) and for scores that
         are off by up to 2^-23 sensitivities through floating-point sums.
         """
-        charge = Charge(what, "exponential", epsilon2, per_record, by)
+        charge = Charge(what, "exponential", epsilon2, per_record, by, self.group)
         if isinstance(sensitivity, bool) or not 0 < sensitivity < math.inf:
             raise BudgetError(f"sensitivity must be a positive number, got {sensitivity!r}")
         vectors = [np.asarray(vector, dtype=np.float64) for vector in scores]
@@ -157,6 +179,8 @@ class Ledger:
                 f"{charge.what}: needs rho {cost:.6g} but {left:.6g} of {limit:.6g} is left; "
                 "raise epsilon, add more noise or plan fewer releases"
             )
+        if self.parent is not None:
+            self.parent.charge(charge)
         self._charges.append(charge)
         self._spent = total
 
@@ -164,6 +188,15 @@ class Ledger:
         """Add a caveat that every report of this run must print; repeated ones are kept once."""
         if text not in self._caveats:
             self._caveats.append(text)
+        if self.parent is not None:
+            self.parent.warn(text)
+
+    @property
+    def adjacency(self) -> str:
+        """What two neighbouring tables differ in."""
+        return (
+            "add or remove one record" if self.group == 1 else f"add or remove up to {self.group} records of one person"
+        )
 
     @property
     def charges(self) -> tuple[Charge, ...]:
@@ -186,6 +219,11 @@ class Ledger:
         if self._limit is None:
             raise BudgetError("budget: this ledger has none, so nothing can remain; give it a Budget")
         return self._limit - self._spent
+
+    @property
+    def allowance(self) -> Fraction:
+        """What is left, as the rho that releases may cost a single record: what a plan has to work with."""
+        return self.remaining / self.group**2
 
     def epsilon(self) -> float:
         """Epsilon spent so far at the budget's delta, rounded up; infinite for a non-private ledger."""
@@ -221,6 +259,7 @@ class Ledger:
         return {
             "budget": None if self.budget is None else vars(self.budget).copy(),
             "private": self.private,
+            "group": self.group,
             "adjacency": self.adjacency,
             "charges": [charge.to_dict() for charge in self._charges],
             "caveats": list(self._caveats),
@@ -232,10 +271,11 @@ class Ledger:
         try:
             budget = None if state["budget"] is None else Budget(**state["budget"])
             charges = [Charge(**{**row, "parameter": Fraction(row["parameter"])}) for row in state["charges"]]
-            private, caveats = bool(state["private"]), [str(text) for text in state["caveats"]]
+            private, group = bool(state["private"]), int(state["group"])
+            caveats = [str(text) for text in state["caveats"]]
         except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
             raise BudgetError(f"saved ledger is damaged: {error}") from error
-        ledger = cls(budget, source, private=private)
+        ledger = cls(budget, source, private=private, group=group)
         for charge in charges:
             ledger.charge(charge)
         for text in caveats:
