@@ -1,0 +1,56 @@
+# Needs make, bash and Python 3.10-3.12 with its venv module, or uv instead of Python. The rest is fetched from the
+# Python package index into .tools/ and .venv/.
+SHELL := bash
+UV := $(or $(shell command -v uv),.tools/bin/uv)
+PYTHON := .venv/bin/python
+RUN := $(PYTHON) experiments/run.py
+# One lock holds versions for every supported Python and platform; indexes stay the machine's own business.
+COMPILE = pip compile -q --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-annotate \
+    --custom-compile-command "make lock" $(UPGRADE) pyproject.toml
+
+.PHONY: help run test test-slow lock clean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+run: .venv/run.stamp  ## run the main experiment at a quick size: four methods on Adult, three seeds
+	@$(RUN) --config adult_flaim.yaml --set seeds=3 --set calibration=paper
+
+test: .venv/dev.stamp  ## lint, types, tests and a small experiment
+	$(UV) pip check --python $(PYTHON)
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+	.venv/bin/pytest -n auto -m "not slow"
+	out=$$(mktemp -d) && trap 'rm -r "$$out"' EXIT && $(RUN) --config smoke.yaml --out "$$out"
+
+test-slow: .venv/dev.stamp  ## the tests that `make test` leaves out
+	.venv/bin/pytest -n auto -m slow
+
+lock: | $(UV)  ## resolve the dependencies anew (UPGRADE=--upgrade: to the newest versions)
+	$(UV) $(COMPILE) --extra dev -o requirements/dev.lock
+	$(UV) $(COMPILE) --extra experiments -c requirements/dev.lock -o requirements/run.lock
+
+clean:  ## remove what this file made, but no results
+	rm -rf .tools .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks build dist
+
+# The same versions everywhere: first the locked dependencies, then this checkout.
+.venv/%.stamp: requirements/%.lock pyproject.toml | .venv
+	@echo "installing requirements/$*.lock into .venv"
+	@$(UV) pip install --python $(PYTHON) --require-hashes -r $<
+	@$(UV) pip install -q --python $(PYTHON) --no-deps -e .
+	@touch $@
+
+# .python-version (or $UV_PYTHON) names the Python; without $UV_PYTHON another supported one stands in for it
+# where it can be neither found nor fetched.
+.venv: | $(UV)
+	@$(UV) venv -q $@ 2>/dev/null || { \
+	    $(UV) venv -q --no-python-downloads --python "$${UV_PYTHON:->=3.10,<3.13}" $@ && \
+	    echo "no Python $$(<.python-version) here, going on with $$($(PYTHON) -V)"; }
+
+.tools/bin/uv:
+	@for python in python3 python3.12 python3.11 python3.10 /usr/bin/python3; do \
+	    $$python -m venv --clear .tools &>/dev/null && break; \
+	done || { echo "make: install uv, or Python with its venv module (Debian: python3-venv)" >&2; exit 1; }
+	@echo "no uv on PATH: installing it into .tools"
+	@.tools/bin/python -m pip install -q --disable-pip-version-check 'uv>=0.9,<1'
