@@ -44,7 +44,7 @@ def main() -> None:
     for dataset, name in track(cells, "partitions"):
         seeds = [SHIPPED_SEED] if name == "cluster" else list(range(options.seeds))
         values = np.array([measure(dataset, PARTITIONS[name], seed) for seed in seeds])
-        paper = float(published.loc[dataset].iloc[list(PARTITIONS).index(name)])
+        paper = float(published.loc[dataset].to_numpy()[list(PARTITIONS).index(name)])
         rows.append(
             {
                 "dataset": dataset,

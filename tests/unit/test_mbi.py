@@ -22,14 +22,13 @@ CLIQUES = [("a", "b"), ("b", "c"), ("c", "d"), ("a", "d")]
 
 
 def test_marginals_equal_those_of_mbi_for_the_same_potentials(domain):
-    from jax.experimental import enable_x64
-
+    from marginal_sdg.generators.mbi import double_precision
     from marginal_sdg.graphical.model import GraphicalModel
 
     rng = np.random.default_rng(0)
     theta = {q: rng.normal(0, 2, domain.size(q)) for q in CLIQUES}
     ours = GraphicalModel(domain, theta, 100.0)
-    with enable_x64():
+    with double_precision():
         peers = mbi.Domain(domain.names, domain.shape)
         vector = mbi.CliqueVector.zeros(peers, CLIQUES)
         for q, values in theta.items():

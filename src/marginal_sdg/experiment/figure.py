@@ -28,7 +28,7 @@ AXIS_NAMES = {
     "gaussian_share": "Gaussian share r",
     "local_steps": "Local steps s",
 }
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
 
 import numpy as np
 
@@ -46,14 +49,13 @@ class MBI:
     ) -> GraphicalModel:
         """Fit by mirror descent from the potentials of ``warm_start``."""
         import mbi
-        from jax.experimental import enable_x64
 
         cliques = list(dict.fromkeys(m.clique for m in measurements))
         linear = []
         for m in measurements:
             counts, sigma = m.scaled(total)
             linear.append(mbi.LinearMeasurement(counts, m.clique, stddev=sigma))
-        with enable_x64():
+        with double_precision():
             start = mbi.CliqueVector.zeros(self._domain, cliques)
             if warm_start is not None:
                 for clique, theta in warm_start.potentials.items():
@@ -71,3 +73,12 @@ class MBI:
                 for clique in fitted.potentials.cliques
             }
         return GraphicalModel(self.domain, potentials, total)
+
+
+def double_precision() -> AbstractContextManager[Any]:
+    """JAX's switch to 64-bit floats, wherever this version of JAX (0.6 to 0.12) has it."""
+    import jax
+
+    home = jax if hasattr(jax, "enable_x64") else importlib.import_module("jax.experimental")
+    context: AbstractContextManager[Any] = home.enable_x64(True)
+    return context
