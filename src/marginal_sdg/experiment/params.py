@@ -71,6 +71,8 @@ class RunParams(BaseModel):
     workload_ways: Annotated[int, Field(ge=1, le=4)] = 3
     generator: Literal["pgm", "mbi"] = "pgm"
     max_model_mb: Annotated[float, Field(gt=0, le=100_000)] = 80.0
+    records_per_person: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    client_level: bool | None = None
     with_auc: bool = False
     workload_seed: Seed = 123
     split_seed: Seed = 571
@@ -81,7 +83,7 @@ class RunParams(BaseModel):
         drop: set[str] = set()
         generated = self.dataset == "synthfs"  # comes with its clients, its rows and no label
         if self.method not in VARIANTS:
-            drop |= {"local_steps", "participation", "partition"}
+            drop |= {"local_steps", "participation", "partition", "client_level"}
             drop |= set() if generated else {"clients", "partition_seed"}
         drop |= {"partition", "max_rows"} if generated else {"feature_skew"}
         values = {name: None if name in drop else getattr(self, name) for name in NAMES}

@@ -44,7 +44,7 @@ def split_budget(cell: RunParams, attributes: int) -> Split:
     from marginal_sdg.backends.plaintext import AIM_COSTS
 
     sound = cell.calibration == "sound"
-    rho = Budget(cell.epsilon, cell.delta).rho
+    rho = Budget(cell.epsilon, cell.delta).rho / (cell.records_per_person or 1) ** 2  # of a single record
     costs, sizes, start = replace(AIM_COSTS, initial=attributes), rho * 0, 16 * attributes
     if cell.method in VARIANTS:
         assert cell.local_steps is not None
@@ -53,7 +53,7 @@ def split_budget(cell: RunParams, attributes: int) -> Split:
     step = plan_schedule(cell.rounds, costs, rho - sizes, cell.gaussian_share, start).initial
     rounds = cell.rounds if isinstance(cell.rounds, int) else start
     return Split(
-        rho=float(rho),
+        rho=float(rho) * (cell.records_per_person or 1) ** 2,
         sizes_rho=float(sizes),
         gaussians=_gaussians(costs, rounds),
         sigma=step.sigma,
@@ -84,7 +84,10 @@ def show_plan(config: Config, cells: Sequence[RunParams], targets: Targets, work
     if targets.name:
         say(console, f"{compared} of {len(cells)} cells have a published number in {targets.name}")
     names = varying(cells)
-    say(console, "\nPrivacy split (zCDP; adjacency: add or remove one record)")
+    say(
+        console,
+        "\nPrivacy split (zCDP; adjacency: add or remove one person's records; sizes and below: for a single record)",
+    )
     header = ["cell", "epsilon", "delta", "rho", "for sizes", "Gaussians", "sigma", "selections", "eps each"]
     lines = []
     for cell in cells:

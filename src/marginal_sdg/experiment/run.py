@@ -145,9 +145,11 @@ def make_synthesizer(params: RunParams, workload: Workload, **others: Any) -> AI
 
     names = ("epsilon", "delta", "rounds", "gaussian_share", "calibration", "generator", "max_model_mb")
     arguments = {name: getattr(params, name) for name in names} | others
+    arguments["records_per_person"] = params.records_per_person or 1
     if params.method not in VARIANTS:
         return AIM(workload.domain, workload=workload, **arguments)
     arguments |= {"participation": params.participation, "local_steps": params.local_steps}
+    arguments["client_level"] = bool(params.client_level)
     return FLAIM(workload.domain, workload=workload, variant=VARIANTS[params.method], **arguments)
 
 
