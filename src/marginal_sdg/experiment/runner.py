@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 
+from marginal_sdg import __version__
 from marginal_sdg.errors import ConfigError, MarginalSDGError
 from marginal_sdg.experiment.config import Config, find_config, load_config
 from marginal_sdg.experiment.grid import Run, cells, expand, varying
@@ -111,7 +112,7 @@ def _dry_run(sweep: Sweep, workers: int) -> int:
 def _run(sweep: Sweep, store: Store, work: Work, workers: int, root: Path) -> int:
     finished = store.finished()
     waiting = [run for run in sweep.runs if run.config_hash not in finished]
-    stamp = {"version": _version(), "git_commit": git_commit(root)}
+    stamp = {"version": __version__, "git_commit": git_commit(root)}
     _warn_of_other_versions(store, stamp)
     write_atomically(sweep.folder / "config.yaml", sweep.config.to_yaml())
     names = varying(cells(sweep.config))
@@ -154,15 +155,6 @@ def _real_work(run: Run, emit: Any) -> dict[str, Any]:
     from marginal_sdg.experiment.run import run_one
 
     return run_one(run, emit)
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("marginal-sdg")
-    except PackageNotFoundError:  # a checkout that is not installed
-        return ""
 
 
 def git_commit(root: Path) -> str:

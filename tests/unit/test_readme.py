@@ -1,0 +1,48 @@
+"""The README's code does what it shows."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_the_python_examples_run_as_printed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "domain.yaml").write_text(blocks("yaml")[0])
+    rng = np.random.default_rng(0)
+    columns = {
+        "age": rng.integers(18, 100, 500),
+        "income": rng.uniform(0, 300_000, 500),
+        "region": rng.choice(["north", "south", "east", "west"], 500),
+        "smoker": rng.choice([True, False], 500),
+    }
+    pd.DataFrame(columns).to_csv("table.csv", index=False)
+    names: dict[str, object] = {}
+    for block in blocks("python"):
+        exec(block, names)
+    written = pd.read_csv("synthetic.csv")
+    assert set(written["region"]) <= set(columns["region"]) and written["income"].between(0, 200_000).all()
+    assert {"model.npz", "report.html"} <= {path.name for path in tmp_path.iterdir()}
+
+
+@pytest.mark.parametrize("link", re.findall(r"\]\((?!http)([^)#]+)\)", README.read_text(encoding="utf-8")))
+def test_links_lead_somewhere(link):
+    assert (README.parent / link).exists()
+
+
+def test_numbers_in_the_readme_are_those_of_the_committed_results():
+    spec = importlib.util.spec_from_file_location("tables", README.parent / "experiments" / "tables.py")
+    tables = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tables)
+    assert tables.adult_flaim() in README.read_text(encoding="utf-8")
