@@ -45,7 +45,7 @@ def test_without_ridge_both_generators_find_the_same_least_squares_fit(domain, t
 
     monkeypatch.setattr(pgm, "RIDGE", 1e-2)
     monkeypatch.setattr(pgm, "BEND", 1e4)
-    monkeypatch.setattr(pgm, "FINAL_TOLERANCE", 1e-3)
+    monkeypatch.setattr(pgm, "FINAL_GAP", 1e-9)
     every_cell = np.indices(domain.shape).reshape(len(domain), -1).T.repeat(10, axis=0)
     full = Table(domain, np.concatenate([table.codes, every_cell.astype(np.int32)]))  # no empty cell: no projection
     rng = np.random.default_rng(1)

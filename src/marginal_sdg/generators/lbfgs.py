@@ -11,6 +11,7 @@ Floats = npt.NDArray[np.float64]
 Evaluate = Callable[[Floats], tuple[float, Floats, Floats]]
 
 _MEMORY = 10
+_ASK = 5  # iterations between two looks at the stopping rule
 _REFRESH = 25  # iterations between two updates of the preconditioner
 _MAX_STEP = 10.0  # largest change of a single log-potential in one step
 
@@ -19,11 +20,10 @@ def minimise(
     evaluate: Evaluate,
     start: Floats,
     *,
-    noise: Floats,
-    tolerance: float,
+    done: Callable[[Floats], bool],
     iterations: int,
 ) -> Floats:
-    """Minimise from ``start`` until rms(gradient / noise) < ``tolerance`` or ``iterations`` are done.
+    """Minimise from ``start`` until ``done(point)``, which is asked every few steps, or ``iterations`` are done.
 
     ``evaluate(x) -> (value, gradient, curvature)``, where curvature is a positive diagonal approximation of the
     Hessian, used to scale the variables. Armijo backtracking with quadratic interpolation. Source: Nocedal and Wright,
@@ -31,11 +31,10 @@ def minimise(
     """
     point = start
     value, gradient, curvature = evaluate(point)
-    weights = noise**-2 / len(noise)
     pairs: list[tuple[Floats, Floats, float]] = []
     scale = 1 / np.sqrt(curvature)
     for iteration in range(iterations):
-        if float(weights @ (gradient * gradient)) < tolerance**2:
+        if iteration % _ASK == 0 and done(point):
             break
         if iteration and iteration % _REFRESH == 0:
             fresh = 1 / np.sqrt(curvature)

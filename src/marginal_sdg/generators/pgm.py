@@ -11,13 +11,14 @@ The ridge keeps the model from following the noise; beyond B nats it grows expon
 contradict all others (NaiveFLAIM produces them) bend the model but do not break it.
 
 Every y_q is pooled from all measurements of q by inverse variance, and moved to the nearest table without negative
-counts and with N records first.  The fit stops
-when the root mean square over all measured cells of gradient / sigma falls below a tolerance, or after a fixed
-number of iterations.
+counts and with N records first.  The fit stops when its duality gap proves that the primal loss (N KL(model, uniform)
+plus the penalty's conjugate at the residuals) lies within a fraction of its optimum, 0.1% for the final model, or after
+a fixed number of iterations.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -39,8 +40,8 @@ RIDGE_ONE_WAY = 0.1
 RIDGE = 0.3
 BEND = 16.0  # nats: the B above
 
-TOLERANCE, ITERATIONS = 0.2, 100  # a model between rounds only steers the selection
-FINAL_TOLERANCE, FINAL_ITERATIONS = 0.03, 400
+GAP, ITERATIONS = 0.1, 100  # a model between rounds only steers the selection
+FINAL_GAP, FINAL_ITERATIONS = 0.001, 5000
 
 
 class PGM:
@@ -74,11 +75,11 @@ class PGM:
         pooled = pool(measurements, total)
         self._check_memory(list(pooled))
         problem = _Problem(self._sizes, {self._mask(clique): value for clique, value in pooled.items()}, total)
+        gap = FINAL_GAP if final else GAP
         theta = minimise(
             problem.evaluate,
             self._start(list(pooled), problem, warm_start),
-            noise=problem.sigma,
-            tolerance=FINAL_TOLERANCE if final else TOLERANCE,
+            done=lambda theta: problem.gap(theta) <= gap,
             iterations=FINAL_ITERATIONS if final else ITERATIONS,
         )
         potentials = {clique: theta[cells] for clique, cells in zip(pooled, problem.slices, strict=True)}
@@ -158,6 +159,22 @@ class _Problem:
         penalty = BEND**2 * float(self.ridge @ (cosh - 1.0))
         value = self.total * calibrated.log_partition - float(theta @ self.target) + penalty
         return value, counts - self.target + shrinkage, counts + self.ridge * cosh + 0.02 * self.sigma
+
+    def gap(self, theta: Floats) -> float:
+        """Upper bound of how far the primal loss at ``theta`` is above its optimum, as a fraction of the optimum.
+
+        The primal is P(p) = N KL(p, uniform) + sum_i h_i*(y_i - N m_i(p)) with the marginals m(p) and the penalty h of
+        the dual D. P(p) + D(theta) - D(0) is never negative, and zero at the optimum only.
+        """
+        calibrated = self.calibrate(theta)
+        residual = self.target - self.total * calibrated.marginals
+        slope = residual / (self.ridge * BEND)
+        conjugate = BEND * residual * np.arcsinh(slope) - self.ridge * BEND**2 * (np.sqrt(1.0 + slope * slope) - 1.0)
+        at_zero = self.total * sum(map(math.log, self.calibrator.tree.sizes.sizes))
+        entropy = calibrated.log_partition - float(theta @ calibrated.marginals)
+        primal = at_zero - self.total * entropy + float(conjugate.sum())
+        gap = primal + self.evaluate(theta)[0] - at_zero
+        return gap / max(primal - gap, 1e-12)
 
 
 def block_update(prior: Floats, target: Floats, ridge: float, total: float) -> Floats:
