@@ -160,11 +160,11 @@ class _Problem:
         value = self.total * calibrated.log_partition - float(theta @ self.target) + penalty
         return value, counts - self.target + shrinkage, counts + self.ridge * cosh + 0.02 * self.sigma
 
-    def gap(self, theta: Floats) -> float:
-        """Upper bound of how far the primal loss at ``theta`` is above its optimum, as a fraction of the optimum.
+    def bracket(self, theta: Floats) -> tuple[float, float]:
+        """(lower, upper) bound of the smallest primal loss; the upper one is the loss of the model at ``theta``.
 
         The primal is P(p) = N KL(p, uniform) + sum_i h_i*(y_i - N m_i(p)) with the marginals m(p) and the penalty h of
-        the dual D. P(p) + D(theta) - D(0) is never negative, and zero at the optimum only.
+        the dual D. D(0) - D(theta) never exceeds it; at the optimum they are equal.
         """
         calibrated = self.calibrate(theta)
         residual = self.target - self.total * calibrated.marginals
@@ -172,9 +172,12 @@ class _Problem:
         conjugate = BEND * residual * np.arcsinh(slope) - self.ridge * BEND**2 * (np.sqrt(1.0 + slope * slope) - 1.0)
         at_zero = self.total * sum(map(math.log, self.calibrator.tree.sizes.sizes))
         entropy = calibrated.log_partition - float(theta @ calibrated.marginals)
-        primal = at_zero - self.total * entropy + float(conjugate.sum())
-        gap = primal + self.evaluate(theta)[0] - at_zero
-        return gap / max(primal - gap, 1e-12)
+        return at_zero - self.evaluate(theta)[0], at_zero - self.total * entropy + float(conjugate.sum())
+
+    def gap(self, theta: Floats) -> float:
+        """How far the primal loss at ``theta`` can be above the optimum, as a fraction of the optimum."""
+        lower, upper = self.bracket(theta)
+        return (upper - lower) / max(lower, 1e-12)
 
 
 def block_update(prior: Floats, target: Floats, ridge: float, total: float) -> Floats:
