@@ -34,8 +34,8 @@ Records = pd.DataFrame | Table
 SIZE_SHARE = Fraction(1, 50)  # of the budget: one noisy size per client, under FLAIM's sound calibration
 
 _PAPER_SIZES = (
-    "paper calibration: exact numbers of records scale the scores and the model; the accounting does not cover this "
-    "(the true cost of selection is up to 4 times what is charged)"
+    "paper calibration: exact numbers of records are used and released, which no finite epsilon covers; "
+    "with them hidden, selection would still cost up to 4 times what is charged"
 )
 
 
@@ -88,7 +88,7 @@ class _Synthesizer:
 
     def _sources(self) -> tuple[Source, Source]:
         """Independent randomness for the ledger and for public choices; the third one draws synthetic rows."""
-        source = Source.system() if self.secure else Source.seeded(self.seed)
+        source = Source.system() if self.seed is None else Source.seeded(self.seed)
         noise, public, self._rows = source.spawn(3)
         return noise, public
 
@@ -172,8 +172,10 @@ class AIM(_Synthesizer):
         Cap on the graphical model; it grows with the budget spent.
     records_per_person : int
         Protect people with up to that many records: group privacy, charged exactly (k squared times a record's).
-    seed, secure
-        A seed makes an experiment repeatable; ``secure=True`` draws from the operating system instead.
+    seed : int, optional
+        Makes an experiment repeatable. Without one, all randomness comes from the operating system.
+    secure : bool
+        Refuse to run with a seed.
     on_event : callable
         Is told of every round, as a dict.
     """

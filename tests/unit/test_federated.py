@@ -7,6 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from marginal_sdg import FLAIM, Domain, Table
 from marginal_sdg.backends.base import PublicState, pick_from
 from marginal_sdg.backends.federated import VARIANTS, FederatedBackend
 from marginal_sdg.crypto.secagg import IdealSecureSum
@@ -102,3 +103,25 @@ def test_weights_are_relative_to_the_papers_or_to_the_plausible_candidates(domai
     candidates = pick_from(state, noisy, 10.0, sound=sound, heterogeneity=False)
     assert 0 < len(candidates.weights) < len(state.workload.closure)
     assert bool(candidates.weights.max() == 1.0) is sound
+
+
+def test_a_cohort_of_which_nobody_stayed_is_paid_for_and_left_out(domain, clients):
+    backend, ledger = make(domain, clients, secure_sum=IdealSecureSum(lambda k: True))
+    before = ledger.spent
+    assert backend.initialise([("a",)], STEP, ledger) == []
+    assert ledger.spent > before
+
+
+@pytest.mark.parametrize("seed", [342, 463, 725])
+def test_a_noisy_size_far_below_zero_does_not_stop_a_run(seed):
+    domain = Domain.from_shape({"a": 3})
+    empty = Table(domain, np.zeros((0, 1), dtype=np.int32))
+    params = {"participation": 1.0, "rounds": 1, "gaussian_share": 0.05, "workload": [("a",)]}
+    fitted = FLAIM(domain, variant="naive", seed=seed, **params).fit([empty])
+    assert fitted.ledger.remaining == 0
+
+
+def test_a_run_in_which_everybody_drops_out_still_ends(domain, clients):
+    backend, ledger = make(domain, clients, secure_sum=IdealSecureSum(lambda k: True))
+    state = public(backend, domain, backend.initialise(Workload.random(domain, 4).one_way, STEP, ledger))
+    assert backend.measure(backend.select(state, STEP, ledger), STEP, ledger) == []

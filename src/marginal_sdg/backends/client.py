@@ -19,14 +19,19 @@ Counts = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Client:
-    """``size``: the number of records that the client's scores are scaled to.
-
-    Under the sound calibration it is a noisy size, paid once; then the scores have sensitivity 1 per L1 norm.
-    """
+    """``size``: the number of the client's records; under the sound calibration a noisy one, paid once."""
 
     table: Table
     workload: Workload
     size: float
+
+    @property
+    def scale(self) -> float:
+        """What the scores compare marginals with: the size, at least 1 where noise made it smaller.
+
+        It must not depend on the records beyond what is paid for: then an L1 norm has sensitivity 1.
+        """
+        return max(self.size, 1.0)
 
     @cached_property
     def one_way(self) -> dict[Clique, Counts]:
@@ -38,7 +43,7 @@ class Client:
         return self.one_way[clique] if len(clique) == 1 else contingency(self.table, clique)
 
     def skew(self, reference: dict[Clique, Floats]) -> Floats:
-        """||M_j(D_k) - size * reference_j||_1 for every attribute j of the workload: (d,) records."""
+        """||M_j(D_k) - scale * reference_j||_1 for every attribute j of the workload: (d,) records."""
         return np.array(
-            [np.abs(counts - self.size * reference[clique]).sum() for clique, counts in self.one_way.items()]
+            [np.abs(counts - self.scale * reference[clique]).sum() for clique, counts in self.one_way.items()]
         )

@@ -160,6 +160,7 @@ class FederatedBackend:
         return [
             self._measurement(clique, counts, step, cohort)
             for clique, counts, cohort in zip(cohorts, noisy, survivors, strict=True)
+            if cohort  # who stayed is public; a sum over nobody is noise alone
         ]
 
     def _measurement(self, clique: Clique, counts: Counts, step: Step, cohort: tuple[int, ...]) -> Measurement:
@@ -218,19 +219,19 @@ class FederatedBackend:
     def _score(self, group: list[int], state: PublicState, step: Step) -> tuple[tuple[Clique, ...], Floats]:
         """Candidates of clients that have the same model, and their scores, counted in one pass: (clients, Q)."""
         clients = [self._clients[k] for k in group]
-        sizes = [client.size for client in clients]
+        scales = [client.scale for client in clients]
         fewest = 2 if self._variant.combine else 1
-        candidates = pick_from(state, step, max(sizes), sound=self._sound, heterogeneity=self._skewed, fewest=fewest)
+        candidates = pick_from(state, step, max(scales), sound=self._sound, heterogeneity=self._skewed, fewest=fewest)
         answers = Answers(candidates.layout, [client.table for client in clients])
-        distances = answers.l1_distances(state.model.distribution(candidates.layout), sizes)
-        skew = self._skew(clients, sizes, answers, state)
+        distances = answers.l1_distances(state.model.distribution(candidates.layout), scales)
+        skew = self._skew(clients, scales, answers, state)
         scores = quality(candidates.weights, distances, step.sigma, candidates.cells, skew)
         return candidates.layout.cliques, scores
 
-    def _skew(self, clients: list[Client], sizes: list[float], answers: Answers, state: PublicState) -> Floats | float:
+    def _skew(self, clients: list[Client], scales: list[float], answers: Answers, state: PublicState) -> Floats | float:
         """The heterogeneity term tau_k(q): (clients, candidates) records. Source: FLAIM Algorithm 1 line 6."""
         if self._everyone is not None:
-            return answers.l1_distances(_distribution(self._everyone, answers.layout), sizes)
+            return answers.l1_distances(_distribution(self._everyone, answers.layout), scales)
         if self._variant.heterogeneity == "private":
             reference = self._reference(state.measurements)
             per_attribute = np.array([client.skew(reference) for client in clients])
@@ -242,7 +243,10 @@ class FederatedBackend:
         reference = {}
         for clique in self._workload.one_way:
             released = [m.counts for m in measurements if m.clique == clique]
-            if self._sound:
+            if not released:  # every client that was asked dropped out: nothing is known
+                cells = self._workload.domain.size(clique)
+                reference[clique] = np.full(cells, 1.0 / cells)
+            elif self._sound:
                 pooled = np.sum(released, axis=0)
                 records = max(float(pooled.sum()), 1.0)
                 reference[clique] = onto_simplex(pooled, records) / records

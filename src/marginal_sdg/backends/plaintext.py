@@ -59,7 +59,7 @@ class PlaintextBackend:
 
     def _measure(self, cliques: Sequence[Clique], step: Step, ledger: Ledger, what: str) -> list[Measurement]:
         exact = [contingency(self._table, clique) for clique in cliques]
-        noisy = ledger.gaussian(exact, step.variance, per_record=len(cliques), what=what)
+        noisy = ledger.gaussian(exact, step.variance, per_record=max(len(cliques), 1), what=what)
         return [
             Measurement(clique, counts, step.sigma, None if self._sound else float(counts.sum()) or None)
             for clique, counts in zip(cliques, noisy, strict=True)

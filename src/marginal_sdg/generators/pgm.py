@@ -72,6 +72,8 @@ class PGM:
         final: bool = False,
     ) -> GraphicalModel:
         """Fit the model; ``ConfigError`` before allocation where its tables would exceed ``max_model_mb``."""
+        if not measurements:
+            return GraphicalModel(self.domain, {}, total)
         pooled = pool(measurements, total)
         self._check_memory(list(pooled))
         problem = _Problem(self._sizes, {self._mask(clique): value for clique, value in pooled.items()}, total)

@@ -1,0 +1,347 @@
+"""The privacy boundary as a property of the source and of its runs.
+
+Three guards. Noise has one door: no module but the ledger samples any. Nothing private passes beside the ledger: with
+its answers held fixed, any two data sets give the same output (G2). Imports point downward. Every guard is shown a
+planted bypass, so that one that has gone blind is noticed.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import marginal_sdg
+from marginal_sdg import AIM, FLAIM, Domain, Ledger, Table, Workload, synthesizers
+from marginal_sdg.backends.federated import FederatedBackend
+from marginal_sdg.backends.plaintext import PlaintextBackend
+from marginal_sdg.marginals import contingency
+from marginal_sdg.privacy import DiscreteGaussian
+from marginal_sdg.privacy import ledger as ledger_module
+from marginal_sdg.release import Selection, estimate_total
+
+ROOT = Path(marginal_sdg.__file__).parent
+SOURCES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in sorted(ROOT.rglob("*.py"))}
+
+
+def problems(check, sources=SOURCES) -> list[str]:
+    return [f"{name}: {problem}" for name, text in sources.items() for problem in check(name, ast.parse(text))]
+
+
+def identifiers(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """Every name that is read, imported or reached as an attribute, with its line."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            yield node.id, node.lineno
+        elif isinstance(node, ast.Attribute):
+            yield node.attr, node.lineno
+        elif isinstance(node, ast.ImportFrom | ast.Import):
+            for alias in node.names:
+                yield alias.name.rpartition(".")[2], node.lineno
+
+
+# --- noise has one door ---------------------------------------------------------------------------
+
+MAY_SAMPLE = {"privacy/ledger.py", "privacy/noise.py", "privacy/__init__.py"}
+SAMPLERS = {"DiscreteGaussian", "exact_choice"}
+RAW_BITS = {"words", "random_raw", "urandom"}  # as methods
+# What hand-made noise is made of. Public choices and synthetic rows need none of it.
+HAND_MADE = {"normal", "standard_normal", "laplace", "gumbel", "exponential", "geometric", "poisson"}
+MAKES_PUBLIC_DATA = {"datasets/partition.py"}
+STATELESS = {"Generator", "SeedSequence", "default_rng", "PCG64"}
+
+COUNTING = {"contingency", "cell_numbers", "Answers"}
+MAY_COUNT = {
+    "marginals.py",  # where they are defined
+    "backends/plaintext.py",
+    "backends/federated.py",
+    "backends/client.py",
+    "graphical/model.py",  # the log-likelihood of a table that its holder asks about
+    "metrics.py",  # research metrics, for whoever has the real table
+}
+
+
+def samples_noise(name: str, tree: ast.AST) -> Iterator[str]:
+    if name not in MAY_SAMPLE:
+        for used, line in identifiers(tree):
+            if used in SAMPLERS or (used in HAND_MADE and name not in MAKES_PUBLIC_DATA):
+                yield f"line {line} uses {used}: noise comes from the ledger"
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and node.attr in RAW_BITS:
+                yield f"line {node.lineno} reads .{node.attr}: random bits are for the ledger"
+
+
+def uses_global_randomness(name: str, tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) in {"np.random", "numpy.random"}:
+            if node.attr not in STATELESS:
+                yield f"line {node.lineno} uses the global state of np.random.{node.attr}"
+        elif isinstance(node, ast.Import) and {alias.name for alias in node.names} & {"random", "secrets"}:
+            yield f"line {node.lineno} imports randomness of its own"
+        elif isinstance(node, ast.ImportFrom) and node.module in {"random", "secrets", "numpy.random"}:
+            yield f"line {node.lineno} imports from {node.module}"
+
+
+def counts_records(name: str, tree: ast.AST) -> Iterator[str]:
+    if name not in MAY_COUNT:
+        for used, line in identifiers(tree):
+            if used in COUNTING:
+                yield f"line {line} uses {used}: exact counts stay in the backends"
+
+
+def test_no_module_but_the_ledger_draws_noise():
+    assert problems(samples_noise) == []
+
+
+def test_no_module_uses_global_randomness():
+    assert problems(uses_global_randomness) == []
+
+
+def test_no_module_counts_records_but_the_holders_of_data():
+    assert problems(counts_records) == []
+
+
+@pytest.mark.parametrize(
+    ("check", "bypass"),
+    [
+        (samples_noise, "from marginal_sdg.privacy import DiscreteGaussian"),
+        (samples_noise, "import marginal_sdg.privacy.noise as n\nn.exact_choice([0.0], source)"),
+        (samples_noise, "noise = source.words(3)"),
+        (samples_noise, "noisy = counts + rng.normal(0, sigma, counts.shape)"),
+        (samples_noise, "noisy = counts + generator.laplace(scale=2)"),
+        (uses_global_randomness, "np.random.seed(0)"),
+        (uses_global_randomness, "import random"),
+        (uses_global_randomness, "from numpy.random import randint"),
+        (counts_records, "from marginal_sdg.marginals import contingency"),
+        (counts_records, "answers = marginals.Answers(layout, tables)"),
+    ],
+)
+def test_a_planted_bypass_is_noticed_in_the_source(check, bypass):
+    assert problems(check, {"loop.py": bypass})
+
+
+# --- nothing private passes beside the ledger -----------------------------------------------------
+
+SMALL = Domain.from_shape({"a": 3, "b": 2, "c": 4})
+FIRST = Table(SMALL, np.random.default_rng(1).integers(0, 2, (60, 3)))
+OTHER = Table(SMALL, np.array([[2, 1, 3]] * 7))  # nothing in common: fewer records, other cells
+WORKLOAD = Workload(SMALL, (("a", "b"), ("b", "c")))
+
+
+class Deaf(Ledger):
+    """Answers without looking at private values: draws on zeros, chooses among equals."""
+
+    def gaussian(self, tables, variance, **terms):
+        return super().gaussian([0 * table for table in tables], variance, **terms)
+
+    def select(self, scores, epsilon2, **terms):
+        return super().select([0 * vector for vector in scores], epsilon2, **terms)
+
+
+def public_output(monkeypatch, make, data) -> dict:
+    """All that a run lets anybody see, when the ledger is deaf."""
+    events = []
+    monkeypatch.setattr(synthesizers, "Ledger", Deaf)
+    fitted = make(on_event=events.append).fit(data)
+    return {
+        "events": [{k: v for k, v in event.items() if k != "seconds"} for event in events],
+        "measurements": [(m.clique, m.counts.tolist(), m.sigma, m.records, m.confidence) for m in fitted.measurements_],
+        "potentials": {clique: theta.tolist() for clique, theta in fitted.model_.potentials.items()},
+        "total": fitted.model_.total,
+        "charges": fitted.ledger.charges,
+        "caveats": fitted.ledger.caveats,
+        "traffic": fitted.communication_,
+        "sample": fitted.sample_table().codes.tolist(),
+        "frame": fitted.sample(20).to_dict(),
+    }
+
+
+def leaks(monkeypatch, make, first, other) -> set[str]:
+    """The parts of the public output in which two data sets differ."""
+    seen = [public_output(monkeypatch, make, data) for data in (first, other)]
+    return {part for part in seen[0] if seen[0][part] != seen[1][part]}
+
+
+def aim(**params):
+    return AIM(SMALL, **{"workload": WORKLOAD, "rounds": 4, "epsilon": 5.0, "seed": 3, **params})
+
+
+def flaim(**params):
+    return FLAIM(
+        SMALL, **{"workload": WORKLOAD, "rounds": 3, "epsilon": 5.0, "seed": 3, "participation": 0.7, **params}
+    )
+
+
+FEDERATIONS = [FIRST.take(np.arange(k, 60, 3)) for k in range(3)], [OTHER, OTHER.take([]), OTHER.take([0])]
+
+
+@pytest.mark.parametrize("rounds", [4, "adaptive"])
+def test_aim_tells_nothing_that_did_not_pass_the_ledger(monkeypatch, rounds):
+    """G2: what leaves depends on records only through charged mechanisms."""
+    assert not leaks(monkeypatch, lambda **p: aim(rounds=rounds, **p), FIRST, OTHER)
+
+
+@pytest.mark.parametrize("local_steps", [1, 2])
+@pytest.mark.parametrize("rounds", [3, "adaptive"])
+@pytest.mark.parametrize("variant", ["naive", "private"])
+def test_flaim_tells_nothing_that_did_not_pass_the_ledger(monkeypatch, variant, rounds, local_steps):
+    params = {"variant": variant, "rounds": rounds, "local_steps": local_steps}
+    assert not leaks(monkeypatch, lambda **p: flaim(**params, **p), *FEDERATIONS)
+
+
+def test_the_papers_calibration_tells_the_number_of_records(monkeypatch):
+    assert {"total", "sample"} <= leaks(monkeypatch, lambda **p: aim(calibration="paper", **p), FIRST, OTHER)
+    assert "total" in leaks(monkeypatch, lambda **p: flaim(calibration="paper", **p), *FEDERATIONS)
+
+
+class Bare(PlaintextBackend):
+    """Measures without the ledger."""
+
+    def measure(self, selection, step, ledger):
+        released = super().measure(selection, step, ledger)
+        return [replace(m, counts=contingency(self._table, m.clique)) for m in released]
+
+
+class Greedy(PlaintextBackend):
+    """Selects without the ledger."""
+
+    def select(self, state, step, ledger):
+        super().select(state, step, ledger)
+        errors = {
+            q: np.abs(contingency(self._table, q) - state.model.marginal(q).ravel()).sum() for q in WORKLOAD.closure
+        }
+        return Selection({max(errors, key=errors.__getitem__): (0,)})
+
+
+class Sized(PlaintextBackend):
+    """Scales by the exact number of records."""
+
+    def total(self, measurements):
+        return estimate_total(measurements) + 1e-9 * len(self._table)
+
+
+class Weighted(FederatedBackend):
+    """Weighs measurements by exact sizes of cohorts."""
+
+    def _measurement(self, clique, counts, step, cohort):
+        exact = sum(len(self._clients[k].table) for k in cohort)
+        return replace(super()._measurement(clique, counts, step, cohort), confidence=float(exact))
+
+
+@pytest.mark.parametrize(
+    ("name", "bypass", "part"),
+    [
+        ("PlaintextBackend", Bare, "measurements"),
+        ("PlaintextBackend", Greedy, "events"),
+        ("PlaintextBackend", Sized, "total"),
+        ("FederatedBackend", Weighted, "potentials"),
+    ],
+)
+def test_a_planted_bypass_is_noticed_in_the_output(monkeypatch, name, bypass, part):
+    monkeypatch.setattr(synthesizers, name, bypass)
+    federated = name == "FederatedBackend"
+    assert part in leaks(monkeypatch, flaim if federated else aim, *(FEDERATIONS if federated else (FIRST, OTHER)))
+
+
+def test_charges_come_before_values(monkeypatch):
+    """G1: every draw follows a charge of its own."""
+    order = []
+
+    def logged(letter, function):
+        def wrapper(*args, **kwargs):
+            order.append(letter)
+            return function(*args, **kwargs)
+
+        return wrapper
+
+    monkeypatch.setattr(Ledger, "charge", logged("c", Ledger.charge))
+    monkeypatch.setattr(ledger_module, "exact_choice", logged("d", ledger_module.exact_choice))
+    monkeypatch.setattr(DiscreteGaussian, "sample", logged("d", DiscreteGaussian.sample))
+    flaim(variant="private", local_steps=2).fit(FEDERATIONS[0])
+    assert re.fullmatch("(cd+)+", "".join(order))
+
+
+# --- imports point downward -----------------------------------------------------------------------
+
+# A module imports from its own package and from those in lower lines.
+LAYERS = [
+    {"errors", "simplex"},
+    {"attribute", "crypto", "privacy", "schedule", "scores"},
+    {"domain"},
+    {"encoding", "release"},
+    {"marginals"},
+    {"workload", "graphical"},
+    {"generators", "metrics"},
+    {"backends", "datasets"},
+    {"loop", "report"},
+    {"synthesizers"},
+    {"__init__"},
+    {"experiment"},
+]
+HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}
+
+
+def imported(name: str, tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """Dotted names of all imported modules, relative ones resolved."""
+    package = ["marginal_sdg", *Path(name).parts[:-1]]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            named = module == "marginal_sdg" or not node.module
+            yield from ((f"{module}.{alias.name}" if named else module, node.lineno) for alias in node.names)
+
+
+def imports_upward(name: str, tree: ast.AST) -> Iterator[str]:
+    own = Path(name).parts[0].removesuffix(".py")
+    for module, line in imported(name, tree):
+        if module.split(".")[0] in {"experiments", "tests", "configs"}:
+            yield f"line {line} imports {module}, which is not part of the package"
+        elif module.startswith("marginal_sdg."):
+            other = module.split(".")[1]
+            if other != own and HEIGHT.get(other, -1 if other[0] == "_" else len(LAYERS)) >= HEIGHT[own]:
+                yield f"line {line} imports {module}, which is not below {own}"
+
+
+def test_imports_point_downward():
+    assert problems(imports_upward) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "bypass"),
+    [
+        ("generators/pgm.py", "from marginal_sdg.backends.base import Backend"),
+        ("generators/pgm.py", "from ..backends import base"),
+        ("backends/plaintext.py", "from marginal_sdg.loop import synthesise"),
+        ("backends/plaintext.py", "import marginal_sdg.synthesizers"),
+        ("privacy/ledger.py", "from marginal_sdg import AIM"),
+        ("loop.py", "from experiments import audit"),
+        ("loop.py", "def late():\n    from marginal_sdg.experiment import run"),
+    ],
+)
+def test_a_planted_upward_import_is_noticed(name, bypass):
+    assert problems(imports_upward, {name: bypass})
+
+
+def test_every_module_has_a_layer():
+    assert {Path(name).parts[0].removesuffix(".py") for name in SOURCES} == set(HEIGHT)
+
+
+def knows_the_holders(name: str, tree: ast.AST) -> Iterator[str]:
+    """What works on releases alone must not be able to reach a ledger or whoever holds data."""
+    if name.startswith(("generators/", "graphical/")):
+        for module, line in imported(name, tree):
+            if module.startswith(("marginal_sdg.privacy", "marginal_sdg.backends")):
+                yield f"line {line} imports {module}"
+
+
+def test_generators_and_models_know_no_ledger_and_no_holder_of_data():
+    assert problems(knows_the_holders) == []
+    assert problems(knows_the_holders, {"graphical/model.py": "from ..privacy.ledger import Ledger"})
