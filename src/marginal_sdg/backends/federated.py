@@ -240,7 +240,7 @@ class FederatedBackend:
 
     def _reference(self, measurements: Sequence[Measurement]) -> dict[Clique, Floats]:
         """Noisy 1-way distributions of all clients, from what has been released: one per attribute."""
-        reference = {}
+        reference: dict[Clique, Floats] = {}
         for clique in self._workload.one_way:
             released = [m.counts for m in measurements if m.clique == clique]
             if not released:  # every client that was asked dropped out: nothing is known
