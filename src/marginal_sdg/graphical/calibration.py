@@ -41,7 +41,6 @@ class Calibrator:
         cells = [sizes.cells(clique) for clique in self.cliques]
         self.starts = np.concatenate([[0], np.cumsum(cells)]).astype(np.int64)
         self.slices = [slice(int(a), int(b)) for a, b in zip(self.starts[:-1], self.starts[1:], strict=True)]
-        self._lengths = np.array(cells, dtype=np.int64)
         homes: list[list[int]] = [[] for _ in tree.nodes]
         for k, clique in enumerate(self.cliques):
             home = tree.home(clique)
@@ -49,8 +48,7 @@ class Calibrator:
                 raise ValueError("the junction tree does not cover every clique")
             homes[home].append(k)
         self._potentials = [
-            [(self.slices[k], sizes.broadcast(self.cliques[k], node)) for k in homes[i]]
-            for i, node in enumerate(tree.nodes)
+            [(k, sizes.broadcast(self.cliques[k], node)) for k in homes[i]] for i, node in enumerate(tree.nodes)
         ]
         self._shapes = [sizes.shape(node) for node in tree.nodes]
         self._upward = [plan(sizes, node, sep) for node, sep in zip(tree.nodes, tree.separators, strict=True)]
@@ -113,25 +111,34 @@ class Calibrator:
 
     def _exponentials(self, theta: Floats) -> tuple[list[Floats], float]:
         """exp of the node potentials, shifted so that nothing under- or overflows, and the log of the shift."""
-        shift = 0.0
-        safe = True
-        if len(self.cliques):
-            peaks = np.maximum.reduceat(theta, self.starts[:-1])
-            lows = np.minimum.reduceat(theta, self.starts[:-1])
-            theta = theta - np.repeat(peaks, self._lengths)
-            shift = float(peaks.sum())
-            safe = float((peaks - lows).sum()) < _SAFE_LOG_RANGE
-        logs = []
-        for shape, potentials in zip(self._shapes, self._potentials, strict=True):
-            log = np.zeros(shape)
-            for where, broadcast in potentials:
-                log += theta[where].reshape(broadcast)
-            logs.append(log)
-        if not safe:
-            shift += self._normalise(logs)
+        if not len(self.cliques):
+            return [np.ones(shape) for shape in self._shapes], 0.0
+        peaks = np.maximum.reduceat(theta, self.starts[:-1])
+        lows = np.minimum.reduceat(theta, self.starts[:-1])
+        shifted = [theta[where] - peak for where, peak in zip(self.slices, peaks.tolist(), strict=True)]
+        shift = float(peaks.sum())
+        if float((peaks - lows).sum()) < _SAFE_LOG_RANGE:  # then exp of the small tables is enough
+            factors = [np.exp(table) for table in shifted]
+            return self._combined(factors, np.multiply, 1.0), shift
+        logs = self._combined(shifted, np.add, 0.0)
+        shift += self._normalise(logs)
         for log in logs:
             np.exp(log, out=log)
         return logs, shift
+
+    def _combined(self, tables: list[Floats], operation: np.ufunc, neutral: float) -> list[Floats]:
+        """Fold the tables of the cliques that live in a node into one table over the node, for every node."""
+        nodes = []
+        for shape, potentials in zip(self._shapes, self._potentials, strict=True):
+            if not potentials:
+                nodes.append(np.full(shape, neutral))
+                continue
+            (first, broadcast), *others = potentials
+            node = np.broadcast_to(tables[first].reshape(broadcast), shape).copy()
+            for k, broadcast in others:
+                operation(node, tables[k].reshape(broadcast), out=node)
+            nodes.append(node)
+        return nodes
 
     def _normalise(self, logs: list[Floats]) -> float:
         """Move every node's maximum over each separator cell into its parent; return what is left at the roots."""
