@@ -86,3 +86,24 @@ def test_bounds_hold_and_a_candidate_beyond_the_gap_would_never_be_picked(seed, 
         exponents = epsilon * scores / (2 * sensitivity(heterogeneity=heterogeneity))
         mass = np.exp(exponents - exponents.max())
         assert mass[~kept].sum() <= 20 * np.exp(-40) * mass.sum()
+
+
+def test_score_of_a_candidate_is_its_weighted_error_less_penalty_and_skew():
+    half, two = np.array([0.5]), np.array([2.0])
+    penalty = np.sqrt(2 / np.pi) * 3.0 * 2.0
+    assert quality(half, 10 * two, 3.0, two) == pytest.approx(0.5 * (20.0 - penalty))
+    assert quality(half, 10 * two, 3.0, two, two) == pytest.approx(0.5 * (18.0 - penalty))
+
+
+def test_each_l1_norm_of_a_score_adds_one_to_its_sensitivity():
+    assert (sensitivity(heterogeneity=False), sensitivity(heterogeneity=True)) == (1.0, 2.0)
+
+
+@pytest.mark.parametrize("heterogeneity", [False, True])
+def test_bounds_are_reached_and_the_gap_is_forty_exponents(heterogeneity):
+    weights, cells, norm = np.array([0.5, 1.0]), np.array([2.0, 9.0]), 2 * 100.0
+    low, high = quality_bounds(weights, 3.0, cells, 100.0, heterogeneity=heterogeneity)
+    np.testing.assert_allclose(low, quality(weights, np.zeros(2), 3.0, cells, norm if heterogeneity else 0.0))
+    np.testing.assert_allclose(high, quality(weights, np.full(2, norm), 3.0, cells))
+    gap = negligible_gap(0.1, heterogeneity=heterogeneity)
+    assert 0.1 * gap / (2 * sensitivity(heterogeneity=heterogeneity)) == pytest.approx(40)

@@ -141,7 +141,7 @@ def test_an_empty_round_is_still_charged() -> None:
     books = ledger()
     assert books.gaussian([], Fraction(100), what="nobody") == []
     assert books.select([], Fraction(1, 100), sensitivity=1, what="nobody") == []
-    assert len(books.charges) == 2
+    assert [charge.by for charge in books.charges] == ["curator", "curator"]
 
 
 @pytest.mark.parametrize(
@@ -171,6 +171,12 @@ def test_variance_without_a_sampler_is_refused_uncharged() -> None:
 def test_bad_multiplicity_is_named(per_record: Any) -> None:
     with pytest.raises(BudgetError, match="per_record must be a positive integer"):
         ledger().gaussian([counts(2)], Fraction(100), per_record=per_record, what="measure")
+
+
+@pytest.mark.parametrize(("table", "kind"), [(np.zeros(3, np.int32), "int32"), ([0, 1], "list")])
+def test_a_table_of_the_wrong_kind_is_named(table: Any, kind: str) -> None:
+    with pytest.raises(DataError, match=f"int64 counts, got {kind}; convert"):
+        ledger().gaussian([table], Fraction(100), what="measure")
 
 
 def test_charge_refuses_an_unknown_mechanism() -> None:
@@ -213,6 +219,31 @@ def test_absurdly_large_scores_are_cut_where_floats_lose_the_sensitivity() -> No
     assert chosen == {0, 1}
 
 
+def test_weights_are_computed_in_double_precision_from_scores_cut_on_both_sides(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[np.ndarray] = []
+    monkeypatch.setattr(module, "exact_choice", lambda weights, source: seen.append(weights) or 0)
+    scores = np.array([-1e30, -(2.0**31), 0.1, 2.0**31, 1e30], dtype=np.float32)
+    ledger().select([scores], Fraction(1, 100), sensitivity=1, what="s")
+    assert seen[0].dtype == np.float64
+    assert seen[0][0] == seen[0][1] == -seen[0][3] == -seen[0][4]
+
+
+@pytest.mark.parametrize("exponent", [-40, -9, 0, 9, 40])
+@pytest.mark.parametrize("digits", [1, 2, Fraction(1, 3)])
+def test_roots_are_rounded_down_and_right_to_sixty_bits(exponent: int, digits: Fraction) -> None:
+    square = digits * Fraction(10) ** exponent
+    assert square * (1 - Fraction(1, 2**58)) <= module._root_below(square) ** 2 <= square
+
+
+@pytest.mark.parametrize("value", [Fraction(n, d) for n in range(1, 8) for d in (1, 3, 7, 10, 2**60)])
+def test_floats_below_and_above_are_the_nearest_ones_on_their_side(value: Fraction) -> None:
+    below, above = module._below(value), module._above(value)
+    assert Fraction(below) <= value < Fraction(math.nextafter(below, math.inf))
+    assert Fraction(math.nextafter(above, -math.inf)) < value <= Fraction(above)
+
+
 @pytest.mark.parametrize("scores", [[], [math.nan], [1.0, math.inf], [-math.inf], [[1.0, 2.0]], 3.0])
 def test_scores_must_be_finite_vectors(scores: Any) -> None:
     books = ledger()
@@ -233,6 +264,65 @@ def test_bad_epsilon2_is_named(epsilon2: Any) -> None:
         ledger().select([np.zeros(2)], epsilon2, sensitivity=1, what="select")
 
 
+# --- groups and shared ledgers --------------------------------------------------------------------
+
+
+def test_a_group_of_k_records_pays_k_squared_for_every_release() -> None:
+    books = Ledger(Budget(10.0, 1e-5), Source.seeded(0), group=3)
+    books.gaussian([counts(2)], Fraction(900), what="measure")
+    books.select([np.zeros(2)], Fraction(1, 100), sensitivity=1, per_record=2, what="select")
+    assert [charge.group for charge in books.charges] == [3, 3]
+    assert [charge.rho for charge in books.charges] == [Fraction(9, 1800), Fraction(18, 800)]
+    assert books.allowance == books.remaining / 9
+    assert books.adjacency == "add or remove up to 3 records of one person"
+    state = books.to_dict()
+    assert state["adjacency"] == books.adjacency
+    assert Ledger.from_dict(state, Source.seeded(1)).allowance == books.allowance
+
+
+@pytest.mark.parametrize("group", [0, -1, True, 1.0, None])
+def test_bad_group_is_named(group: Any) -> None:
+    with pytest.raises(BudgetError, match="records_per_person must be a positive integer, got"):
+        Ledger(BUDGET, Source.seeded(0), group=group)
+    with pytest.raises(BudgetError, match="group must be a positive integer, got"):
+        Charge("x", "gaussian", Fraction(1), 1, group=group)
+
+
+def test_charges_and_caveats_of_a_child_reach_its_parent() -> None:
+    parent = Ledger(BUDGET, Source.system())
+    child = Ledger(Budget(0.5, 1e-5), Source.system(), parent=parent)
+    child.gaussian([counts(2)], Fraction(10**4), what="measure")
+    child.warn("paper calibration: a")
+    assert parent.charges == child.charges != ()
+    assert parent.spent == child.spent
+    assert parent.caveats == child.caveats == ("paper calibration: a",)
+
+
+def test_a_charge_that_the_parent_refuses_is_recorded_by_neither() -> None:
+    parent = Ledger(BUDGET, Source.seeded(0))
+    child = Ledger(None, Broken(), parent=parent)
+    with pytest.raises(BudgetError, match="too much"):
+        child.gaussian([counts(2)], Fraction(1), what="too much")
+    assert parent.charges == child.charges == ()
+    assert parent.spent == child.spent == 0
+
+
+def test_a_child_may_take_all_that_its_parent_has_left_and_not_more() -> None:
+    parent = ledger()
+    assert Ledger(BUDGET, Source.seeded(1), parent=parent).remaining == parent.remaining
+    parent.charge(Charge("tiny", "exponential", Fraction(1, 10**30), 1))
+    with pytest.raises(BudgetError, match=r"may spend rho 0\.03055\d+ but 0\.03055\d+ is left in the shared ledger"):
+        Ledger(BUDGET, Source.seeded(1), parent=parent)
+    parent.charge(Charge("rest", "gaussian", 1 / (2 * parent.remaining), 1))
+    Ledger(None, Source.seeded(1), parent=parent)
+    Ledger(BUDGET, Source.seeded(1), parent=Ledger(None, Source.seeded(0)))
+
+
+def test_parent_and_child_must_protect_equal_groups() -> None:
+    with pytest.raises(BudgetError, match="is 2 here, 1 in the shared ledger; make them equal"):
+        Ledger(Budget(0.1, 1e-5), Source.seeded(0), group=2, parent=ledger())
+
+
 # --- what a reader sees ---------------------------------------------------------------------------
 
 
@@ -243,6 +333,15 @@ def test_caveats_say_what_voids_the_guarantee() -> None:
         assert any(text.startswith("NOT PRIVATE") for text in books.caveats)
         assert not books.private
         assert books.epsilon() == math.inf
+
+
+def test_each_kind_of_ledger_has_its_own_caveat() -> None:
+    simulation = "simulation: the noise comes from a seed, not from the operating system"
+    outside = "NOT PRIVATE: exact values are used outside the ledger"
+    assert ledger().caveats == (simulation,)
+    assert Ledger(None, Source.system()).caveats == ("NOT PRIVATE: the ledger has no budget",)
+    assert Ledger(BUDGET, Source.seeded(0), private=False).caveats == (outside, simulation)
+    assert ledger().private
 
 
 def test_warnings_are_kept_once_in_order() -> None:
@@ -271,6 +370,10 @@ def test_frame_lists_every_charge_with_its_running_share() -> None:
     assert frame["mechanism"].tolist() == ["gaussian", "exponential"]
     assert frame["sigma"][0] ** -2 == pytest.approx(float(BUDGET.rho))
     assert frame["epsilon"][1] ** 2 == pytest.approx(2 * float(BUDGET.rho))
+    assert frame["sigma"].isna().tolist() == [False, True]
+    assert frame["epsilon"].isna().tolist() == [True, False]
+    assert frame["per_record"].tolist() == [1, 2]
+    assert frame["rho"].tolist() == [float(charge.rho) for charge in books.charges]
     assert frame["share"].tolist() == [0.5, 1.0]
     assert frame["by"].tolist() == ["server", "client"]
     assert list(ledger().to_frame()) == list(frame)
@@ -285,6 +388,25 @@ def test_html_shows_the_books_and_escapes_names() -> None:
     assert "&lt;script&gt;" in page
     assert "NOT PRIVATE: &lt;b&gt;" in page
     assert "<script>" not in page
+
+
+def test_repr_says_what_is_spent_of_what() -> None:
+    books = ledger()
+    books.charge(Charge("a", "gaussian", Fraction(100), 1))
+    assert repr(books) == f"Ledger(rho 0.005 of {float(BUDGET.rho):.6g}, 1 charges)"
+    assert repr(Ledger(None, Source.system())) == "Ledger(rho 0 no budget, 0 charges)"
+
+
+def test_html_is_the_repr_the_caveats_and_a_table_without_row_numbers_or_nan() -> None:
+    books = Ledger(BUDGET, Source.seeded(0), private=False)
+    books.charge(Charge("a", "gaussian", Fraction(10**5, 9), 1))
+    page = books._repr_html_()
+    assert page.startswith(f"<p>{books!r}; adjacency: add or remove one record</p><ul><li>NOT PRIVATE")
+    assert "</li><li>simulation" in page
+    assert "<th>0</th>" not in page
+    cells = [line.strip() for line in page.splitlines() if "<td>" in line]
+    share = f"{float(Fraction(9, 200_000) / BUDGET.rho):.4g}"
+    assert cells == [f"<td>{x}</td>" for x in ("a", "gaussian", "105.4", "", "1", "4.5e-05", share, "curator")]
 
 
 # --- restart --------------------------------------------------------------------------------------

@@ -148,6 +148,15 @@ def test_gaussian_refuses_what_is_not_a_positive_fraction(variance: object) -> N
         DiscreteGaussian(variance)  # type: ignore[arg-type]
 
 
+def test_gaussian_takes_an_integer_and_the_largest_variance() -> None:
+    assert isinstance(DiscreteGaussian(4).variance, Fraction)  # type: ignore[arg-type]
+    assert DiscreteGaussian(Fraction(noise.LARGEST_VARIANCE)).variance == 2**34
+
+
+def test_gaussian_fills_a_shape_from_the_operating_system() -> None:
+    assert DiscreteGaussian(Fraction(4)).sample((3, 4), Source.system()).shape == (3, 4)
+
+
 def test_gaussian_refuses_tables_that_would_not_fit_in_memory() -> None:
     with pytest.raises(BudgetError, match=r"variance 1e\+12 is above .*raise epsilon"):
         DiscreteGaussian(Fraction(10**12))
@@ -212,6 +221,16 @@ def test_choice_trusts_no_more_of_numpy_exp_than_it_claims() -> None:
     with localcontext(DIGITS):
         for exponent, value in zip(exponents.tolist(), np.exp(exponents).tolist(), strict=True):
             assert abs(Decimal(value) / Decimal(exponent).exp() - 1) < Decimal(8) / 2**53
+
+
+def test_choice_takes_single_precision_weights_as_exact_numbers() -> None:
+    log_weights = np.array([0.1, -1.3, 2.7, 0.4], dtype=np.float32)
+    for boundary in choice_cdf(log_weights.tolist())[:-1]:
+        for shift in (-(2**20), 2**20):
+            word = leading_bits(boundary, 64) + shift
+            assert exact_choice(log_weights, Script([word, 0])) == invert(
+                choice_cdf(log_weights.tolist()), f"{word:064b}"
+            )
 
 
 def test_choice_ignores_a_common_shift_of_the_weights() -> None:

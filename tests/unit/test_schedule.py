@@ -74,6 +74,36 @@ def test_annealing_halves_sigma_and_doubles_epsilon_when_a_round_stalls():
     assert (second.variance, second.epsilon2) == (first.variance / 4, first.epsilon2 * 4)
 
 
+@pytest.mark.parametrize("rounds", [1, 7, "adaptive"])
+def test_rounds_are_numbered_from_nought_and_only_the_last_is_marked(rounds):
+    costs = Costs(14, 1, 2, 3)
+    spent, steps = spend(plan_schedule(rounds, costs, RHO, 0.9, 5), costs)
+    assert spent == RHO
+    assert [step.index for step in steps] == list(range(len(steps)))
+    assert [step.last for step in steps] == [False] * (len(steps) - 1) + [True]
+
+
+def test_a_round_costs_its_gaussians_and_selections_and_the_last_one_its_own():
+    costs = Costs(initial=14, gaussians=1, last_gaussians=2, selections=3)
+    assert costs.rho(Fraction(5), Fraction(8)) == Fraction(1, 10) + 3
+    assert costs.rho(Fraction(5), Fraction(8), last=True) == Fraction(2, 10) + 3
+
+
+def test_annealing_starts_with_the_noise_of_as_many_equal_rounds():
+    costs, share = Costs(14, 2, 2, 3), Fraction("0.9")
+    assert Annealed(5, costs, RHO, share).initial == FixedRounds(5, costs, RHO, share).initial
+
+
+def test_annealing_closes_once_two_more_rounds_cannot_be_paid():
+    costs = Costs(14, 1, 1, 1)
+    schedule = plan_schedule("adaptive", costs, RHO, 0.9, 224)
+    assert schedule == Annealed(224, costs, RHO, Fraction("0.9"))
+    step = schedule.initial
+    two = 2 * costs.rho(step.variance, step.epsilon2)
+    assert not schedule.next(step, two, False).last
+    assert schedule.next(step, two * Fraction(999, 1000), False).last
+
+
 @pytest.mark.parametrize(
     ("rounds", "share", "message"),
     [
