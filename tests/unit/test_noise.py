@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from decimal import Context, Decimal, localcontext
 from fractions import Fraction
 
@@ -56,6 +56,15 @@ def invert(cdf: list[Decimal], bits: str) -> int:
     with localcontext(DIGITS):
         uniform = Decimal(int(bits, 2)) / Decimal(2 ** len(bits))
         return next(k for k, boundary in enumerate(cdf) if uniform < boundary)
+
+
+def given_to_bracket(monkeypatch: pytest.MonkeyPatch, call: Callable[[], object]) -> tuple[list[int], int, int, int]:
+    """The arguments that ``call`` hands to ``_bracket``: running sums, their error, the largest total, bits."""
+    seen: list[tuple[list[int], int, int, int]] = []
+    bracket = noise._bracket
+    monkeypatch.setattr(noise, "_bracket", lambda *given: seen.append(given) or bracket(*given))
+    call()
+    return seen[0]
 
 
 def leading_bits(boundary: Decimal, n: int) -> int:
@@ -115,6 +124,25 @@ def test_gaussian_table_brackets_the_true_boundaries_tightly(variance: Fraction)
     assert max(b - a for a, b in zip(low, high, strict=True)) <= 2
     assert high[-1] == 2**63
     assert len(low) == 1 or high[-2] < 2**63
+
+
+@pytest.mark.parametrize("variance", [*VARIANCES, Fraction(2500), Fraction(10**5, 3)])
+def test_gaussian_sums_and_their_total_keep_within_their_proven_bounds(
+    monkeypatch: pytest.MonkeyPatch, variance: Fraction
+) -> None:
+    sums, error, largest_total, _ = given_to_bracket(monkeypatch, lambda: noise._gaussian_boundaries(variance, 63))
+    cdf = gaussian_cdf(variance, 30 * math.isqrt(math.ceil(variance)) + 29)
+    with localcontext(DIGITS):
+        total = sums[0] / cdf[0]  # the first weight, exp(0), is exact
+        assert all(value <= total * true <= value + error for value, true in zip(sums[1:], cdf[1:], strict=False))
+        assert sums[-1] <= total <= largest_total
+
+
+def test_brackets_cover_all_values_and_totals_they_are_told_of_and_no_more() -> None:
+    for value in range(20):
+        low, high = noise._bracket([value, 20], 3, 26, 5)
+        ratios = [Fraction(32 * v, t) for v in range(value, value + 4) for t in range(20, 27)]
+        assert (low[0], high[0]) == (math.floor(min(ratios)), math.ceil(max(ratios)))
 
 
 def test_gaussian_table_of_more_bits_refines_the_coarser_one() -> None:
@@ -196,6 +224,19 @@ def test_choice_with_a_six_bit_prefix_inverts_every_bit_string(log_weights: list
     for prefix, more in itertools.product(range(64), [0, FULL - 2**40]):
         drawn = noise._choose_slowly(np.array(log_weights), prefix, 6, Script([more, 1]))
         assert drawn == invert(cdf, f"{prefix:06b}{more:064b}{1:064b}")
+
+
+@each_candidate_list
+def test_choice_sums_and_their_total_keep_within_their_proven_bounds(
+    monkeypatch: pytest.MonkeyPatch, log_weights: list[float]
+) -> None:
+    exact = [Fraction(weight) for weight in log_weights if weight > -math.inf]
+    sums, error, largest_total, _ = given_to_bracket(monkeypatch, lambda: noise._choice_boundaries(exact, 63))
+    with localcontext(DIGITS):
+        weights = [(Decimal(float(weight)) - Decimal(float(max(exact)))).exp() * 2 ** (63 + 64) for weight in exact]
+        true = list(itertools.accumulate(weights))
+        assert all(a <= b <= a + error for a, b in zip(sums, true, strict=True))
+        assert true[-1] <= largest_total
 
 
 def test_choice_reads_on_when_the_bits_follow_a_boundary_exactly() -> None:

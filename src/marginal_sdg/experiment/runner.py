@@ -158,10 +158,15 @@ def _real_work(run: Run, emit: Any) -> dict[str, Any]:
 
 
 def git_commit(root: Path) -> str:
-    """The checked-out commit, "-dirty" with local changes to the code; empty outside a repository."""
-    call = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--match="]
-    try:
+    """The checked-out commit, "-dirty" with local changes to the code in ``src``; empty outside a repository."""
+
+    def git(*words: str) -> str:
+        call = ["git", "-C", str(root), *words]
         return subprocess.run(call, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        commit = git("rev-parse", "--short=12", "HEAD")
+        return commit + ("-dirty" if git("status", "--porcelain", "--", "src") else "")
     except (OSError, subprocess.SubprocessError):
         return ""
 
