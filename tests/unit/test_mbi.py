@@ -9,7 +9,7 @@ import pytest
 
 from marginal_sdg.encoding import Table
 from marginal_sdg.generators.pgm import PGM
-from marginal_sdg.marginals import contingency
+from marginal_sdg.marginals import cell_numbers, contingency
 from marginal_sdg.release import Measurement
 
 with warnings.catch_warnings():
@@ -56,3 +56,33 @@ def test_without_ridge_both_generators_find_the_same_least_squares_fit(domain, t
     ours, theirs = (generator(domain).fit(noisy, float(len(full)), final=True) for generator in (PGM, MBI))
     for q in CLIQUES:
         np.testing.assert_allclose(ours.marginal(q), theirs.marginal(q), atol=0.05)
+
+
+@pytest.mark.slow
+def test_a_model_of_adult_has_the_marginals_and_likelihoods_that_mbi_computes():
+    from marginal_sdg import AIM, load_dataset
+    from marginal_sdg.generators.mbi import double_precision
+
+    adult = load_dataset("adult")
+    records = adult.table()
+    ours = AIM(adult.domain, seed=0).fit(records).model_
+    with double_precision():
+        peers = mbi.Domain(adult.domain.names, adult.domain.shape)
+        vector = mbi.CliqueVector.zeros(peers, list(ours.cliques))
+        for q, theta in ours.potentials.items():
+            vector[q] = mbi.Factor(peers.project(q), theta.reshape([adult.domain.size((n,)) for n in q]))
+        marginals = mbi.marginal_oracles.message_passing_stable(vector, ours.total)
+        theirs = {q: np.asarray(marginals.project(q).values, dtype=np.float64) for q in ours.cliques}
+    for q, values in theirs.items():
+        np.testing.assert_allclose(ours.marginal(q), values, rtol=1e-6, atol=1e-6)
+    # p(x) of a junction tree: its nodes' marginals over its separators', all of them by mbi's numbers where it has them
+    tree, names = ours.tree, adult.domain.names
+    some = records.take(np.arange(500))
+    log = np.zeros(500)
+    for masks, sign in ((tree.nodes, 1), (tree.separators, -1)):
+        for mask in masks:
+            clique = tuple(name for i, name in enumerate(names) if mask >> i & 1)
+            if clique:
+                table = theirs[clique].ravel() if clique in theirs else ours.marginal(clique).ravel()
+                log += sign * np.log(table[cell_numbers(some, clique)] / ours.total)
+    np.testing.assert_allclose(ours.log_likelihood(some), log, rtol=1e-6)
