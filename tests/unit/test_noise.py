@@ -138,6 +138,15 @@ def test_gaussian_sums_and_their_total_keep_within_their_proven_bounds(
         assert sums[-1] <= total <= largest_total
 
 
+@pytest.mark.parametrize("bits", [64, 160, 6000])
+@pytest.mark.parametrize("x", [Fraction(0), Fraction(-1, 10**12), Fraction(-1, 3), Fraction(-40), Fraction(-(10**9))])
+def test_exponentials_are_rounded_down_by_less_than_three_units(x: Fraction, bits: int) -> None:
+    rounded = noise._exp_below(x, bits)
+    with localcontext(Context(prec=2000)):
+        true = (Decimal(x.numerator) / x.denominator).exp() * 2**bits
+        assert 0 <= rounded <= true < rounded + 3
+
+
 def test_brackets_cover_all_values_and_totals_they_are_told_of_and_no_more() -> None:
     for value in range(20):
         low, high = noise._bracket([value, 20], 3, 26, 5)
