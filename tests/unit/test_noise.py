@@ -115,6 +115,13 @@ def test_gaussian_with_the_full_prefix_inverts_words_near_and_far_from_boundarie
     assert drawn.tolist() == [invert(cdf, f"{prefix:063b}") for prefix in prefixes]
 
 
+def test_gaussian_reads_no_more_bits_than_a_boundary_needs() -> None:
+    _, high = noise._gaussian_boundaries(Fraction(22, 7), 63)
+    for k, boundary in enumerate(high[:5]):
+        drawn = DiscreteGaussian(Fraction(22, 7)).sample(1, Script([boundary << 1]))
+        assert drawn.tolist() == [k + 1]
+
+
 @pytest.mark.parametrize("variance", [*VARIANCES, Fraction(2500), Fraction(10**5, 3)])
 def test_gaussian_table_brackets_the_true_boundaries_tightly(variance: Fraction) -> None:
     low, high = noise._gaussian_boundaries(variance, 63)
@@ -195,7 +202,7 @@ def test_gaussian_fills_a_shape_from_the_operating_system() -> None:
 
 
 def test_gaussian_refuses_tables_that_would_not_fit_in_memory() -> None:
-    with pytest.raises(BudgetError, match=r"variance 1e\+12 is above .*raise epsilon"):
+    with pytest.raises(BudgetError, match=r"variance 1e\+12 is above .*: raise epsilon or ask for fewer releases$"):
         DiscreteGaussian(Fraction(10**12))
 
 
@@ -263,6 +270,12 @@ def test_choice_settles_nearly_all_draws_without_extra_precision(monkeypatch: py
     source = Source.seeded(5)
     for _ in range(2_000):
         exact_choice(CANDIDATES["many"], source)
+        exact_choice(CANDIDATES["large"], source)
+
+
+def test_choice_does_not_mind_that_numpy_raises_on_underflow() -> None:
+    with np.errstate(all="raise"):
+        assert exact_choice([-800.0, 0.0], Source.seeded(0)) == 1
 
 
 def test_choice_trusts_no_more_of_numpy_exp_than_it_claims() -> None:
@@ -305,7 +318,8 @@ def test_choice_survives_extreme_weights(log_weights: list[float]) -> None:
     "log_weights", [[], [math.nan], [0.0, math.nan], [0.0, math.inf], [-math.inf, -math.inf], [[0.0]]]
 )
 def test_choice_refuses_weights_that_are_no_distribution(log_weights: list[float]) -> None:
-    with pytest.raises(BudgetError, match="log_weights must be"):
+    message = "^log_weights must be a non-empty vector below .inf, without NaN, not all -inf$"
+    with pytest.raises(BudgetError, match=message):
         exact_choice(log_weights, Source.seeded(0))
 
 
@@ -342,6 +356,12 @@ def test_seeded_children_and_generators_are_reproducible_and_distinct() -> None:
     assert first.generator().integers(2**62) == second.generator().integers(2**62)
     assert first.generator().integers(2**62) != first.generator().integers(2**62)
     assert Source.system().generator().integers(2**62) != Source.system().generator().integers(2**62)
+
+
+def test_generators_are_numpys_own_children_of_the_seed() -> None:
+    source = Source.seeded(9)
+    for child in np.random.SeedSequence(9).spawn(2):
+        assert source.generator().integers(2**62) == np.random.default_rng(child).integers(2**62)
 
 
 def test_source_takes_a_seed_sequence_or_a_fresh_seed() -> None:
