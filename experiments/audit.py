@@ -11,19 +11,17 @@ from __future__ import annotations
 import argparse
 import csv
 import math
-import platform
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from provenance import signed_table
 from rich.progress import track
 
-import marginal_sdg
 from marginal_sdg.experiment.canary import METHODS, Game, TellsTotal, skewed_scores
 from marginal_sdg.privacy.audit import (
     CONFIDENCE,
@@ -158,16 +156,6 @@ def standard_error(mu: float, runs: int) -> float:
     return math.sqrt((2 + mu**2 / 4) / runs) if math.isfinite(mu) else math.nan
 
 
-def machine() -> str:
-    """Processor and versions, as they matter for times and random streams."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    versions = [f"{name} {version(name)}" for name in ("numpy", "scipy")]
-    processor = models[0] if models else platform.machine()
-    return f"{processor}, one core; {platform.system()}; Python {platform.python_version()}, {', '.join(versions)}"
-
-
 HEADER = """# Privacy audit
 
 White-box canary games: {confidence:.1%} lower bounds, each from independent runs with and without one record. `mu` is
@@ -183,16 +171,6 @@ and a canary in empty cells moves all scores alike, so it is hardly seen in sele
 No line with fault "none" may be flagged. Where a fault is not flagged, its power says why.
 
 """
-
-
-def markdown(rows: list[dict[str, object]], command: str) -> str:
-    """The table for people."""
-    names = list(rows[0])
-    lines = ["| " + " | ".join(names) + " |", "|" + " --- |" * len(names)]
-    lines += ["| " + " | ".join(str(value) for value in row.values()) + " |" for row in rows]
-    head = HEADER.format(confidence=CONFIDENCE, share=SHARE, size=float(SIZE_SHARE))
-    foot = f"\n    {command}\n\nmarginal_sdg {marginal_sdg.__version__}; {machine()}\n"
-    return head + "\n".join(lines) + "\n" + foot
 
 
 def main() -> None:
@@ -212,8 +190,9 @@ def main() -> None:
                 writer.writeheader()
             writer.writerow(rows[-1])
             file.flush()
+    head = HEADER.format(confidence=CONFIDENCE, share=SHARE, size=float(SIZE_SHARE))
     command = f"python experiments/audit.py --runs {options.runs} --seed {options.seed}"
-    (options.out / "audit.md").write_text(text := markdown(rows, command))
+    (options.out / "audit.md").write_text(text := signed_table(head, rows, command))
     print(text)
 
 

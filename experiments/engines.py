@@ -12,17 +12,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
 import time
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from provenance import machine
 from rich.progress import track
 
 from marginal_sdg import AIM
@@ -82,21 +81,6 @@ def append(path: Path, row: dict[str, Any]) -> None:
     """Add one row to a CSV file, with a header where the file is new."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pd.DataFrame([row]).to_csv(path, mode="a", header=not path.exists(), index=False)
-
-
-def machine(*packages: str) -> str:
-    """Processor, cores, Python and the versions that matter, in one line."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
-    versions = [f"Python {platform.python_version()}"]
-    for name in ("numpy", "scipy", *packages):
-        try:
-            versions.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            continue
-    processor = models[0] if models else platform.machine()
-    return f"{processor}, {os.cpu_count()} cores (shared), {platform.system()}; {', '.join(versions)}"
 
 
 def fit_once(engine: str, seed: int, start: float) -> dict[str, Any]:

@@ -23,7 +23,8 @@ from unittest import mock
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from engines import append, in_new_process, machine, peak_mb, used_since
+from engines import append, in_new_process, peak_mb, used_since
+from provenance import machine
 from rich.progress import track
 
 from marginal_sdg import AIM, FLAIM, Domain

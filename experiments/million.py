@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from engines import machine
+from provenance import machine, markdown_table
 
 from marginal_sdg import AIM, FLAIM
 from marginal_sdg.datasets import load_dataset, partition, split
@@ -60,9 +60,7 @@ def main() -> None:
     table = pd.DataFrame([{"what": name, **timed(work)} for name, work in works.items()]).round(3)
     out.mkdir(parents=True, exist_ok=True)
     table.to_csv(out / "million.csv", index=False)
-    rows = [list(table.columns), ["---"] * len(table.columns), *table.to_numpy().tolist()]
-    lines = ["| " + " | ".join(map(str, row)) + " |" for row in rows]
-    text = f"Seconds, {REPEATS} repetitions. {machine()}.\n\n" + "\n".join(lines) + "\n"
+    text = f"Seconds, {REPEATS} repetitions. {machine()}.\n\n" + markdown_table(table.to_dict("records"))
     (out / "million.md").write_text(text, encoding="utf-8")
     print(text)
 

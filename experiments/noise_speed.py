@@ -10,20 +10,18 @@ from __future__ import annotations
 
 import argparse
 import csv
-import platform
 import time
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from importlib import import_module
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from provenance import signed_table
 from scipy.stats import chi2_contingency
 
-import marginal_sdg
 from marginal_sdg.privacy.noise import DiscreteGaussian, Source
 
 Counts = npt.NDArray[np.int64]
@@ -100,16 +98,6 @@ def agreement(first: list[Counts], second: list[Counts]) -> float:
     return float(chi2_contingency(table[:, table.sum(axis=0) > 0]).pvalue)
 
 
-def machine() -> str:
-    """Processor and versions, as they matter for times."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    versions = [f"{name} {version(name)}" for name in ("numpy", "scipy", "opendp")]
-    processor = models[0] if models else platform.machine()
-    return f"{processor}, one core; {platform.system()}; Python {platform.python_version()}, {', '.join(versions)}"
-
-
 HEADER = """# Speed of exact discrete Gaussian noise
 
 Noise on one marginal of {cells:,} int64 cells. Both are exact samplers and both hand over what their Python users work
@@ -118,15 +106,6 @@ median over the repeats of OpenDP's time over ours in the same repeat. `table_ms
 variance costs us on top, once. `chi2_p`: two-sample chi-square test against OpenDP's draws.
 
 """
-
-
-def markdown(rows: list[dict[str, object]], command: str) -> str:
-    """The table for people."""
-    names = list(rows[0])
-    lines = ["| " + " | ".join(names) + " |", "|" + " --- |" * len(names)]
-    lines += ["| " + " | ".join(str(value) for value in row.values()) + " |" for row in rows]
-    foot = f"\n    {command}\n\nmarginal_sdg {marginal_sdg.__version__}; {machine()}\n"
-    return HEADER.format(cells=CELLS) + "\n".join(lines) + "\n" + foot
 
 
 def main() -> None:
@@ -142,8 +121,9 @@ def main() -> None:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+    head = HEADER.format(cells=CELLS)
     command = f"python experiments/noise_speed.py --repeats {options.repeats} --seed {options.seed}"
-    (options.out / "noise_speed.md").write_text(text := markdown(rows, command))
+    (options.out / "noise_speed.md").write_text(text := signed_table(head, rows, command, "opendp"))
     print(text)
 
 

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import argparse
 import csv
-import platform
 import time
 from collections.abc import Iterator
 from fractions import Fraction
-from importlib.metadata import version
 from pathlib import Path
 
+from provenance import signed_table
 from rich.progress import track
 
-import marginal_sdg
 from marginal_sdg.experiment.one_run import METHODS, play_one_run
 from marginal_sdg.privacy.audit import Skimping
 from marginal_sdg.privacy.budget import Budget
@@ -80,16 +78,6 @@ def all_rows(canaries: int, seed: int) -> Iterator[dict[str, object]]:
         yield from audited(method, budget, smaller, fault, canaries, seed * 1000 + number)
 
 
-def machine() -> str:
-    """Processor and versions, as they matter for times and random streams."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    versions = [f"{name} {version(name)}" for name in ("numpy", "scipy")]
-    processor = models[0] if models else platform.machine()
-    return f"{processor}, one core; {platform.system()}; Python {platform.python_version()}, {', '.join(versions)}"
-
-
 HEADER = """# Privacy audit with one run
 
 One run per method, budget and fault; each of its canaries is a record that is in or out by a fair coin (Steinke, Nasr,
@@ -108,15 +96,6 @@ their claim at most), so a fault has to be large to be flagged; `audit.md` finds
 """
 
 
-def markdown(rows: list[dict[str, object]], command: str) -> str:
-    """The table for people."""
-    names = list(rows[0])
-    lines = ["| " + " | ".join(names) + " |", "|" + " --- |" * len(names)]
-    lines += ["| " + " | ".join(str(value) for value in row.values()) + " |" for row in rows]
-    foot = f"\n    {command}\n\nmarginal_sdg {marginal_sdg.__version__}; {machine()}\n"
-    return HEADER.format(confidence=CONFIDENCE) + "\n".join(lines) + "\n" + foot
-
-
 def main() -> None:
     """Play all runs, write the tables."""
     parser = argparse.ArgumentParser(description="Audit FLAIM's privacy claims with one run each.")
@@ -130,8 +109,9 @@ def main() -> None:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+    head = HEADER.format(confidence=CONFIDENCE)
     command = f"python experiments/one_run.py --canaries {options.canaries} --seed {options.seed}"
-    (options.out / "one_run.md").write_text(text := markdown(rows, command))
+    (options.out / "one_run.md").write_text(text := signed_table(head, rows, command))
     print(text)
 
 

@@ -23,7 +23,8 @@ from unittest import mock
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from engines import append, machine
+from engines import append
+from provenance import machine
 from rich.progress import track
 
 from marginal_sdg.datasets import load_dataset

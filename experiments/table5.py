@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from provenance import markdown_table
 from rich.progress import track
 
 from marginal_sdg.datasets import load_dataset, partition, split
@@ -57,13 +58,11 @@ def main() -> None:
                 "ratio": round(float(values.mean()) / paper, 3),
             }
         )
-    table = pd.DataFrame(rows)
     options.out.mkdir(parents=True, exist_ok=True)
-    table.to_csv(options.out / "table5.csv", index=False)
-    header = "| " + " | ".join(table.columns) + " |\n|" + " --- |" * len(table.columns) + "\n"
-    body = "".join("| " + " | ".join(map(str, row)) + " |\n" for row in table.itertuples(index=False))
-    (options.out / "table5.md").write_text(header + body)
-    print(header + body)
+    pd.DataFrame(rows).to_csv(options.out / "table5.csv", index=False)
+    text = markdown_table(rows)
+    (options.out / "table5.md").write_text(text)
+    print(text)
 
 
 if __name__ == "__main__":
