@@ -66,6 +66,10 @@ class Source:
             return np.frombuffer(os.urandom(8 * n), dtype=np.uint64)
         return self._bits.random_raw(n)
 
+    def key(self) -> bytes:
+        """32 bytes for a cryptographic protocol between parties."""
+        return self.words(4).tobytes()
+
     def spawn(self, n: int) -> list[Source]:
         """Make n independent sources of the same kind, e.g. one per client."""
         return [Source(seeds) for seeds in (self._seeds.spawn(n) if self._seeds else [None] * n)]
