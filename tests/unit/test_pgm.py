@@ -27,8 +27,8 @@ CLIQUES = [("a",), ("b",), ("c",), ("d",), ("a", "b"), ("b", "c"), ("a", "c", "d
 def noisy(table):
     rng = np.random.default_rng(0)
     return [
-        Measurement(q, contingency(table, q) + np.rint(rng.normal(0, 5, table.domain.size(q))).astype(np.int64), 5.0)
-        for q in CLIQUES
+        Measurement(q, contingency(table, q) + np.rint(rng.normal(0, s, table.domain.size(q))).astype(np.int64), s)
+        for q, s in zip(CLIQUES, [5.0, 5.0, 2.0, 9.0, 5.0, 3.0, 12.0], strict=True)
     ]
 
 
@@ -37,11 +37,12 @@ def objective(domain, measurements, total, theta):
     pooled = pool(measurements, total)
     log = np.zeros(domain.shape)
     value, start = 0.0, 0
+    typical = np.mean([sigma**-2 for _, sigma in pooled.values()]) ** -0.5
     for clique, (target, sigma) in pooled.items():
         part = theta[start : start + len(target)]
         start += len(target)
         log = log + part.reshape([domain.size((n,)) if n in clique else 1 for n in domain.names])
-        ridge = sigma * (pgm.RIDGE_ONE_WAY if len(clique) == 1 else pgm.RIDGE)
+        ridge = sigma**2 / typical * (pgm.RIDGE_ONE_WAY if len(clique) == 1 else pgm.RIDGE)
         value += -part @ target + ridge * pgm.BEND**2 * (np.cosh(part / pgm.BEND) - 1).sum()
     return value + total * (np.log(np.exp(log - log.max()).sum()) + log.max())
 
@@ -60,6 +61,15 @@ def test_precise_measurements_are_reproduced(domain, table):
     fitted = PGM(domain).fit(exact, float(len(table)), final=True)
     for clique in CLIQUES:
         np.testing.assert_allclose(fitted.marginal(clique).ravel(), contingency(table, clique), atol=1.0)
+
+
+def test_contradicting_measurements_meet_where_inverse_variance_puts_them():
+    square = Domain.from_shape({"a": 2, "b": 2})
+    precise = Measurement(("a",), np.array([400, 600]), 2.0)
+    vague = Measurement(("a", "b"), np.array([350, 350, 150, 150]), 2.0 * 50**0.5)  # sums over b have variance 400
+    fitted = PGM(square).fit([precise, vague], 1000.0, final=True)
+    weighted = (400 / 4 + 700 / 400) / (1 / 4 + 1 / 400)
+    assert fitted.marginal(("a",))[0] == pytest.approx(weighted, abs=2.0)  # the ridge's factors 0.1 and 0.3 move it
 
 
 def test_a_warm_start_leads_to_the_same_model(domain, noisy):

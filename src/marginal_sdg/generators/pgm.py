@@ -3,12 +3,14 @@
 Given noisy marginals y_q with noise sigma_q of a table with N records, the model is p_theta(x) ∝ exp(sum_q
 theta_q(x_q)) over the *measured* cliques, where theta minimises
 
-    N log Z(theta) - <theta, y> + sum_q ridge_q sigma_q B^2 (cosh(theta_q / B) - 1) .
+    N log Z(theta) - <theta, y> + sum_q ridge_q sigma_q^2 / sigma B^2 (cosh(theta_q / B) - 1) ,
 
-The gradient is "model marginals minus the measurement, shrunk by ridge_q sigma_q B sinh(theta_q / B)". For ridge -> 0
-the solution is the maximum-entropy member of the least-squares fits of Private-PGM (McKenna, Sheldon, Miklau 2019).
-The ridge keeps the model from following the noise; beyond B nats it grows exponentially, so that measurements which
-contradict all others (NaiveFLAIM produces them) bend the model but do not break it.
+with 1 / sigma^2 the mean of all 1 / sigma_q^2.  The gradient is "model marginals minus the measurement, shrunk by
+ridge_q sigma_q^2 / sigma B sinh(theta_q / B)": measurements that contradict each other give way in proportion to their
+variances. For ridge -> 0 the solution is the maximum-entropy member of the weighted least-squares fits of Private-PGM
+(McKenna, Sheldon, Miklau 2019). The ridge keeps the model from following the noise; beyond B nats it grows
+exponentially, so that measurements which contradict all others (NaiveFLAIM produces them) bend the model but do not
+break it.
 
 Every y_q is pooled from all measurements of q by inverse variance, and moved to the nearest table without negative
 counts and with N records first.  The fit stops when its duality gap proves that the primal loss (N KL(model, uniform)
@@ -140,8 +142,9 @@ class _Problem:
         self.slices = self.calibrator.slices
         self.target = np.concatenate([counts for counts, _ in pooled.values()])
         self.sigma = np.concatenate([np.full(len(counts), sigma) for counts, sigma in pooled.values()])
+        typical = np.mean([sigma**-2 for _, sigma in pooled.values()]) ** -0.5
         ridges = [RIDGE_ONE_WAY if mask.bit_count() == 1 else RIDGE for mask in pooled]
-        self.ridge = self.sigma * np.repeat(ridges, [len(counts) for counts, _ in pooled.values()])
+        self.ridge = self.sigma**2 / typical * np.repeat(ridges, [len(counts) for counts, _ in pooled.values()])
         self._latest: tuple[Floats, Calibrated] | None = None
 
     def calibrate(self, theta: Floats) -> Calibrated:
