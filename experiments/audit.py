@@ -1,6 +1,6 @@
 """Audit the privacy claims: canary games against the ledger, AIM and FLAIM, honest and with planted faults.
 
-    python experiments/audit.py [--out experiments/results/audit] [--runs 1000] [--seed 0]
+    python experiments/audit.py [--config experiments/audit.yaml] [--out experiments/results/audit]
 
 Honest mechanisms must not be flagged; planted faults show what the auditor would have seen. About 20 minutes on one
 core. Every finished row is on disk at once (``audit.csv``); ``audit.md`` is written at the end.
@@ -12,7 +12,7 @@ import argparse
 import csv
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -20,7 +20,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from provenance import signed_table
+from pydantic import Field
 from rich.progress import track
+from settings import BudgetSettings, Settings, load_settings, one_line_errors
 
 from marginal_sdg.experiment.canary import METHODS, Game, TellsTotal, skewed_scores
 from marginal_sdg.privacy.audit import (
@@ -39,10 +41,22 @@ from marginal_sdg.synthesizers import SIZE_SHARE
 
 Scores = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
-SETTINGS = (Budget(1.0, 1e-2), Budget(5.0, 1e-5))
-LOW_BUDGET_FACTOR = 2  # runs at epsilon 1, where the two worlds are harder to tell apart
+CONFIG = Path(__file__).with_suffix(".yaml")
 SHARE = 0.9  # of rho that goes to Gaussians, the estimators' default
 FEDERATED = float(SIZE_SHARE) + (1 - float(SIZE_SHARE)) * SHARE  # noisy sizes are Gaussians as well
+
+
+class AuditBudget(BudgetSettings):
+    """``runs``: in each of the two worlds."""
+
+    runs: int = Field(ge=2, le=1_000_000)
+
+
+class AuditSettings(Settings):
+    """Of this script: see audit.yaml."""
+
+    seed: int = Field(ge=0)
+    budgets: tuple[AuditBudget, ...] = Field(min_length=1)
 
 
 class HalfVariance(Skimping):
@@ -76,26 +90,26 @@ class Case:
     bound: bool = False
 
 
-def cases(runs: int) -> Iterator[Case]:
+def cases(budgets: Sequence[AuditBudget]) -> Iterator[Case]:
     """Everything that is audited; the cheap games first."""
-    for budget in SETTINGS:
-        more = runs * (LOW_BUDGET_FACTOR if budget.epsilon == 1 else 1)
+    for setting in budgets:
+        budget, runs = setting.budget, setting.runs
         for fault, ledger, ratio in (
             ("", Ledger, 1.0),
             ("sigma / sqrt 2", HalfVariance, math.sqrt(2)),
             ("sigma / 2", QuarterVariance, 2.0),
         ):
-            yield Case("Measure", fault, budget, more, ratio, _measure(ledger, budget))
+            yield Case("Measure", fault, budget, runs, ratio, _measure(ledger, budget))
         for fault, ledger, ratio in (("", Ledger, 1.0), ("epsilon x 2", DoubleEpsilon, 2.0)):
-            yield Case("Select", fault, budget, more, ratio, _select(ledger, budget))
+            yield Case("Select", fault, budget, runs, ratio, _select(ledger, budget))
         for fault, sound, ratio in (("", True, 1.0), ("paper's normalisation", False, 1.9)):
-            yield Case("Select, AIM's scores", fault, budget, more, ratio, _scored(budget, sound=sound))
-    for budget in reversed(SETTINGS):
-        more = runs * (LOW_BUDGET_FACTOR if budget.epsilon == 1 else 1)
+            yield Case("Select, AIM's scores", fault, budget, runs, ratio, _scored(budget, sound=sound))
+    for setting in reversed(budgets):
+        budget, runs = setting.budget, setting.runs
         for method in METHODS:
             ratio = math.sqrt(SHARE if method == "AIM" else FEDERATED)
-            yield Case(method, "", budget, more, ratio, Game(method, budget).play)
-    budget = SETTINGS[1]
+            yield Case(method, "", budget, runs, ratio, Game(method, budget).play)
+    budget, runs = budgets[-1].budget, budgets[-1].runs
     worst = math.sqrt(SHARE + 4 * (1 - SHARE))  # if the canary moved the scores as much as any record can
     for fault, game, ratio, bound in (
         ("sigma / sqrt 2", Game("AIM", budget, ledger=HalfVariance), math.sqrt(2 * SHARE), False),
@@ -176,25 +190,25 @@ No line with fault "none" may be flagged. Where a fault is not flagged, its powe
 def main() -> None:
     """Play all games, write the tables."""
     parser = argparse.ArgumentParser(description="Audit the privacy claims with canary games.")
+    parser.add_argument("--config", type=Path, default=CONFIG, help="budgets, runs and seed")
     parser.add_argument("--out", type=Path, default=Path("results/audit"))
-    parser.add_argument("--runs", type=int, default=1000, help="runs in each world; twice as many at epsilon 1")
-    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    given = load_settings(options.config, AuditSettings)
     options.out.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, object]] = []
     with (options.out / "audit.csv").open("w", newline="") as file:
-        for number, case in enumerate(track(list(cases(options.runs)), "games")):
-            rows.append(audited(case, options.seed * 1000 + number))
+        for number, case in enumerate(track(list(cases(given.budgets)), "games")):
+            rows.append(audited(case, given.seed * 1000 + number))
             writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
             if number == 0:
                 writer.writeheader()
             writer.writerow(rows[-1])
             file.flush()
     head = HEADER.format(confidence=CONFIDENCE, share=SHARE, size=float(SIZE_SHARE))
-    command = f"python experiments/audit.py --runs {options.runs} --seed {options.seed}"
+    command = f"python experiments/audit.py --config {options.config.name}"
     (options.out / "audit.md").write_text(text := signed_table(head, rows, command))
     print(text)
 
 
 if __name__ == "__main__":
-    main()
+    one_line_errors(main)

@@ -1,6 +1,6 @@
 """Audit FLAIM with one run each: canaries in or out by a coin, an auditor who guesses, honest and with planted faults.
 
-    python experiments/one_run.py [--out experiments/results/audit] [--canaries 200000] [--seed 0]
+    python experiments/one_run.py [--config experiments/one_run.yaml] [--out experiments/results/audit]
 
 Writes ``one_run.csv`` and ``one_run.md``. About a minute on one core.
 """
@@ -10,12 +10,15 @@ from __future__ import annotations
 import argparse
 import csv
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Annotated
 
 from provenance import signed_table
+from pydantic import Field
 from rich.progress import track
+from settings import BudgetSettings, Settings, load_settings, one_line_errors
 
 from marginal_sdg.experiment.one_run import METHODS, play_one_run
 from marginal_sdg.privacy.audit import Skimping
@@ -23,9 +26,22 @@ from marginal_sdg.privacy.budget import Budget
 from marginal_sdg.privacy.ledger import Ledger
 from marginal_sdg.privacy.one_run import CONFIDENCE, claim_at, judge_one_run
 
-# Every run is judged at the delta of its budget and at a smaller one, where the one-run bound has more power.
-SETTINGS = ((Budget(1.0, 1e-2), 1e-5), (Budget(5.0, 1e-5), 1e-7))
-SHARES = (64, 16, 4)  # guesses: canaries divided by these, fixed before any run
+CONFIG = Path(__file__).with_suffix(".yaml")
+
+
+class OneRunBudget(BudgetSettings):
+    """``smaller_delta``: at which every run is judged as well."""
+
+    smaller_delta: float = Field(gt=0, lt=1)
+
+
+class OneRunSettings(Settings):
+    """Of this script: see one_run.yaml."""
+
+    seed: int = Field(ge=0)
+    canaries: int = Field(ge=1, le=10_000_000)
+    shares: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1)
+    budgets: tuple[OneRunBudget, ...] = Field(min_length=1)
 
 
 class HalfSigma(Skimping):
@@ -44,7 +60,7 @@ FAULTS: dict[str, type[Ledger]] = {"none": Ledger, "sigma / 2": HalfSigma, "sigm
 
 
 def audited(
-    method: str, budget: Budget, smaller: float, fault: str, canaries: int, seed: int
+    method: str, budget: Budget, smaller: float, fault: str, guesses: Sequence[int], canaries: int, seed: int
 ) -> list[dict[str, object]]:
     """Play one run and judge it at both deltas: rows of the table."""
     start = time.perf_counter()
@@ -52,7 +68,7 @@ def audited(
     seconds = round(time.perf_counter() - start, 1)
     rows: list[dict[str, object]] = []
     for claim in (budget, claim_at(budget, smaller)):
-        found = judge_one_run(evidence, coins, claim, [canaries // share for share in SHARES])
+        found = judge_one_run(evidence, coins, claim, guesses)
         rows.append(
             {
                 "method": method,
@@ -71,11 +87,13 @@ def audited(
     return rows
 
 
-def all_rows(canaries: int, seed: int) -> Iterator[dict[str, object]]:
+def all_rows(given: OneRunSettings) -> Iterator[dict[str, object]]:
     """Every setting, method and fault."""
-    cases = [(*setting, method, fault) for setting in SETTINGS for method in METHODS for fault in FAULTS]
-    for number, (budget, smaller, method, fault) in enumerate(track(cases, "runs")):
-        yield from audited(method, budget, smaller, fault, canaries, seed * 1000 + number)
+    guesses = [given.canaries // share for share in given.shares]
+    cases = [(setting, method, fault) for setting in given.budgets for method in METHODS for fault in FAULTS]
+    for number, (setting, method, fault) in enumerate(track(cases, "runs")):
+        seed = given.seed * 1000 + number
+        yield from audited(method, setting.budget, setting.smaller_delta, fault, guesses, given.canaries, seed)
 
 
 HEADER = """# Privacy audit with one run
@@ -99,21 +117,21 @@ their claim at most), so a fault has to be large to be flagged; `audit.md` finds
 def main() -> None:
     """Play all runs, write the tables."""
     parser = argparse.ArgumentParser(description="Audit FLAIM's privacy claims with one run each.")
+    parser.add_argument("--config", type=Path, default=CONFIG, help="budgets, canaries, guesses and seed")
     parser.add_argument("--out", type=Path, default=Path("results/audit"))
-    parser.add_argument("--canaries", type=int, default=200_000)
-    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    given = load_settings(options.config, OneRunSettings)
     options.out.mkdir(parents=True, exist_ok=True)
-    rows = list(all_rows(options.canaries, options.seed))
+    rows = list(all_rows(given))
     with (options.out / "one_run.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     head = HEADER.format(confidence=CONFIDENCE)
-    command = f"python experiments/one_run.py --canaries {options.canaries} --seed {options.seed}"
+    command = f"python experiments/one_run.py --config {options.config.name}"
     (options.out / "one_run.md").write_text(text := signed_table(head, rows, command))
     print(text)
 
 
 if __name__ == "__main__":
-    main()
+    one_line_errors(main)

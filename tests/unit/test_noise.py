@@ -145,6 +145,30 @@ def test_gaussian_sums_and_their_total_keep_within_their_proven_bounds(
         assert sums[-1] <= total <= largest_total
 
 
+@pytest.mark.parametrize("variance", [*VARIANCES, Fraction(10**5, 3)])
+@pytest.mark.parametrize("bits", [6, 63])
+def test_gaussian_bounds_are_those_of_the_proof_and_no_looser(
+    monkeypatch: pytest.MonkeyPatch, variance: Fraction, bits: int
+) -> None:
+    # Looser ones would cost bits in every comparison; tighter ones are not proven, whether or not a sample shows it.
+    given = given_to_bracket(monkeypatch, lambda: noise._gaussian_boundaries(variance, bits))
+    sums, error, largest_total, given_bits = given
+    assert (sums[0], given_bits) == (1 << (bits + 96), bits)
+    weights = [(after - before) // 2 for before, after in itertools.pairwise(sums)]
+    tails = [2 * math.ceil(variance / k) * (w + 2 * k * (k + 1)) for k, w in enumerate(weights, 1)]
+    negligible = [tail * 2 ** (bits + 16) <= running for tail, running in zip(tails, sums[1:], strict=True)]
+    assert negligible.index(True) == len(tails) - 1  # stops at the first k whose tail is negligible
+    assert error == 2 * len(sums) ** 3
+    assert largest_total == sums[-1] + error + tails[-1]
+
+
+def test_choice_claims_three_units_of_error_for_each_candidate(monkeypatch: pytest.MonkeyPatch) -> None:
+    sums, error, largest_total, _ = given_to_bracket(
+        monkeypatch, lambda: noise._choice_boundaries([Fraction(0), Fraction(-1), Fraction(-5)], 63)
+    )
+    assert (error, largest_total) == (3 * 3, sums[-1] + 3 * 3)
+
+
 @pytest.mark.parametrize("bits", [64, 160, 6000])
 @pytest.mark.parametrize("x", [Fraction(0), Fraction(-1, 10**12), Fraction(-1, 3), Fraction(-40), Fraction(-(10**9))])
 def test_exponentials_are_rounded_down_by_less_than_three_units(x: Fraction, bits: int) -> None:
@@ -339,6 +363,13 @@ def test_words_are_64_random_bits(source: Source) -> None:
     assert words.shape == (200,)
     ones = (words[:, None] >> np.arange(64, dtype=np.uint64) & np.uint64(1)).sum(axis=0)
     assert (np.abs(ones.astype(int) - 100) < 7 * math.sqrt(50)).all()
+
+
+def test_keys_are_the_next_32_bytes_of_the_source() -> None:
+    source, same = Source.seeded(3), Source.seeded(3)
+    assert [source.key(), source.key()] == [same.words(4).tobytes(), same.words(4).tobytes()]
+    assert len({source.key(), Source.system().key(), Source.system().key()}) == 3
+    assert len(Source.system().key()) == 32
 
 
 def test_source_tells_its_kind_and_children_inherit_it() -> None:

@@ -208,7 +208,7 @@ def play_select(
         vectors: Sequence[Floats] = [scores[world]] * draws
         ledger = open_ledger(budget, source)
         chosen = ledger.select(vectors, epsilon2, sensitivity=sensitivity, per_record=draws, what="audit: select")
-        return sum(evidence[choice] for choice in chosen)
+        return math.fsum(evidence[choice] for choice in chosen)  # in any order: equal choices are ties
 
     return play(run, runs, seed)
 
