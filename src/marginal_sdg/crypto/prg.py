@@ -12,6 +12,7 @@ Words = npt.NDArray[np.uint64]
 
 KEY_BYTES = 32
 _BLOCK = 16
+_ZEROS = memoryview(bytes(1 << 16))  # what is encrypted, a piece at a time that stays in the cache
 
 
 class Stream:
@@ -26,5 +27,6 @@ class Stream:
         """(count,) uint64, uniform: the next words of the stream."""
         size = 8 * count
         stream = np.empty(size + _BLOCK - 1, dtype=np.uint8)  # the cipher wants room for one more block
-        self._cipher.update_into(bytes(size), stream.data)
+        for start in range(0, size, len(_ZEROS)):
+            self._cipher.update_into(_ZEROS[: size - start], stream[start:].data)
         return stream[:size].view(np.uint64)
