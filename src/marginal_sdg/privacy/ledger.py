@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from ..errors import BudgetError, DataError
 from .budget import Budget, eps_from_rho_delta
+from .joint import SERVERS, NoisyCells, NoisyScores, gumbel, gumbel_unit, part_variance
 from .noise import DiscreteGaussian, Source, exact_choice
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ class Ledger:
 
         Rounding never costs privacy: epsilon is rounded down and lowered by a further 2^-20 of itself, which
         pays for the rounding of the log-weights (scores are cut at 2^31 sensitivities) and for scores that
-        are off by up to 2^-23 sensitivities through floating-point sums.
+        are off by up to 2^-23 sensitivities through one rounding (see scores.quality).
         """
         charge = Charge(what, "exponential", epsilon2, per_record, by, self.group)
         if isinstance(sensitivity, bool) or not 0 < sensitivity < math.inf:
@@ -169,6 +170,41 @@ class Ledger:
         factor = _below(_root_below(charge.parameter) * (1 - _RESERVE) / (2 * Fraction(sensitivity)))
         limit = _LARGEST_SCORE * sensitivity
         return [exact_choice(factor * vector.clip(-limit, limit), self.source) for vector in vectors]
+
+    def gaussian_parts(
+        self, cells: Sequence[int], variance: Fraction, *, servers: int = SERVERS, per_record: int = 1, what: str
+    ) -> NoisyCells:
+        """Noise for tables that nobody sees in the clear, in one part per server.
+
+        ``cells``: of each table. Charges per_record / (2 variance), what a server still faces that knows its own
+        part; ``servers=1`` is a single dealer who knows it all. See :func:`part_variance`.
+        """
+        charge = Charge(what, "gaussian", variance, per_record, _by(servers), self.group)
+        noise = DiscreteGaussian(part_variance(charge.parameter, servers))
+        self.charge(charge)
+        parts = tuple([noise.sample(size, self.source) for size in cells] for _ in range(servers))
+        return NoisyCells(parts, servers * noise.variance)
+
+    def gumbel_parts(
+        self,
+        candidates: int,
+        epsilon2: Fraction,
+        *,
+        sensitivity: float,
+        servers: int = SERVERS,
+        what: str,
+    ) -> NoisyScores:
+        """Noise for scores that nobody sees in the clear, in one part per server; the largest noisy score wins.
+
+        Two of three servers add a complete Gumbel, so that each server lacks at least one: given all else, the
+        winner follows the exponential mechanism. Charges epsilon^2 / 8; ``servers=1`` is a single dealer.
+        """
+        charge = Charge(what, "exponential", epsilon2, 1, _by(servers), self.group)
+        unit = gumbel_unit(_root_below(charge.parameter), Fraction(sensitivity))
+        self.charge(charge)
+        drawn = [gumbel(candidates, self.source) for _ in range(max(servers - 1, 1))]
+        silent = [np.zeros(candidates, dtype=np.int64)] * (servers - len(drawn))
+        return NoisyScores((*drawn, *silent), unit)
 
     def charge(self, charge: Charge) -> None:
         """Record a charge or raise BudgetError. Called directly only where other parties draw the noise."""
@@ -290,6 +326,10 @@ class Ledger:
         notes = "".join(f"<li>{html.escape(text)}</li>" for text in self._caveats)
         table = self.to_frame().to_html(index=False, na_rep="", float_format="{:.4g}".format)
         return f"<p>{html.escape(repr(self))}; adjacency: {self.adjacency}</p><ul>{notes}</ul>{table}"
+
+
+def _by(servers: int) -> str:
+    return "servers" if servers > 1 else "dealer"
 
 
 def _root_below(square: Fraction) -> Fraction:
