@@ -18,6 +18,7 @@ _PUBLIC = {
     "FLAIM": "synthesizers",
     "Attribute": "attribute",
     "Budget": "privacy.budget",
+    "DistAIM": "synthesizers",
     "Domain": "domain",
     "GraphicalModel": "graphical.model",
     "Ledger": "privacy.ledger",
@@ -34,6 +35,7 @@ __all__ = [
     "FLAIM",
     "Attribute",
     "Budget",
+    "DistAIM",
     "Domain",
     "GraphicalModel",
     "Ledger",
@@ -53,7 +55,7 @@ if TYPE_CHECKING:
     from marginal_sdg.graphical.model import GraphicalModel
     from marginal_sdg.privacy.budget import Budget
     from marginal_sdg.privacy.ledger import Ledger
-    from marginal_sdg.synthesizers import AIM, FLAIM
+    from marginal_sdg.synthesizers import AIM, FLAIM, DistAIM
     from marginal_sdg.workload import Workload
 
 

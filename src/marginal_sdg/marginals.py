@@ -83,6 +83,14 @@ def contingency(table: Table, clique: Clique) -> Counts:
     return np.bincount(cell_numbers(table, clique), minlength=table.domain.size(clique)).astype(np.int64, copy=False)
 
 
+def contingencies(table: Table, layout: Layout) -> Counts:
+    """All marginals of a layout end to end: (cells,) int64, exact and private."""
+    if len(table) > 10_000:
+        return np.concatenate([contingency(table, clique) for clique in layout.cliques])
+    cells = _packed(layout, table, 0).ravel().astype(np.int64)
+    return np.bincount(cells, minlength=int(layout.offsets[-1])).astype(np.int64, copy=False)
+
+
 class Answers:
     """The exact, private answers of several tables to all cliques of a layout; only occupied cells are stored.
 
@@ -118,14 +126,31 @@ class Answers:
 
         ``distribution``: (sum of n_q,) non-negative, summing to 1 in every clique; ``scales``: (tables,) records.
         Returns (tables, Q) float64, records. Cells without a record contribute ``scale * p``.
+
+        Expected counts ``scale * p``, and scales, are rounded to multiples of :func:`grid_step`. So a distance is
+        off by at most half a step per occupied cell, and one more record changes it by at most 1, exactly: nothing
+        is rounded after that, in whatever order it is summed.
         """
         scale = np.asarray(scales, dtype=np.float64)
         queries = len(self.layout.cliques)
-        expected = np.repeat(scale, np.diff(self._starts[::queries])) * distribution[self._cells]
+        step = grid_step(float(np.abs(scale).max(initial=0.0)))
+        expected = np.repeat(scale / step, np.diff(self._starts[::queries])) * distribution[self._cells]
+        np.rint(expected, out=expected)
+        expected *= step
         excess = np.abs(self._counts - expected) - np.abs(expected)
         sums = _segment_sums(excess, self._starts).reshape(self.tables, queries)
-        distances: Floats = np.abs(scale)[:, None] + sums
+        distances: Floats = np.rint(np.abs(scale) / step)[:, None] * step + sums
         return distances
+
+
+def grid_step(scale: float) -> float:
+    """The grid of expected counts, in records: 2^-20, and coarser for a scale, below 2^52, of 2^32 records or more.
+
+    float64 holds every multiple of the step up to 2^53 steps. With at most 2^52 steps (2^32 records) in a table
+    and, by this choice, in its scale, all differences, their sums and the distance stay inside. Each cell's term
+    |count - expected| - expected lies between -count and count, so partial sums never exceed the records.
+    """
+    return max(2.0**-20, 2 * float(np.spacing(scale)))
 
 
 def _segment_sums(values: Floats, starts: Counts) -> Floats:
@@ -143,13 +168,9 @@ def _sort(layout: Layout, tables: Sequence[Table]) -> tuple[Counts, Counts]:
 def _count(layout: Layout, tables: Sequence[Table]) -> tuple[Counts, Counts]:
     """The same by histograms: for tables that fill a good part of their cells."""
     total = int(layout.offsets[-1])
-    dense = np.zeros((len(tables), total), dtype=np.int64)
+    dense = np.empty((len(tables), total), dtype=np.int64)
     for t, table in enumerate(tables):
-        if len(table) <= 10_000:
-            dense[t] = np.bincount(_packed(layout, table, 0).ravel().astype(np.int64), minlength=total)
-        else:
-            for clique in layout.cliques:
-                dense[t, layout.cells_of(clique)] = contingency(table, clique)
+        dense[t] = contingencies(table, layout)
     flat = dense.ravel()
     keys = np.flatnonzero(flat)
     return keys, flat[keys]

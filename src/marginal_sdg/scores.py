@@ -20,8 +20,13 @@ def quality(
     ``weights``: w_q divided by the largest candidate's, so that the sensitivity does not depend on them; ``sigma``:
     noise per cell that a measurement would get; ``cells``: n_q. Source: AIM (McKenna et al. 2022) equation 1;
     FLAIM Algorithm 1 line 7.
+
+    Rounding: distances and the penalty, at most 2^32, are multiples of 2^-20 records, so with tables and sizes of up
+    to 2^31 records their difference is exact, and the product with a weight is the only rounding: by at most 2^-53
+    of the score, which is 2^-23 sensitivities at the 2^31 where the ledger cuts scores. The ledger's reserve pays
+    for that. A heterogeneity term off the grid adds the rounding of its own sums.
     """
-    scores: Floats = weights * (distances - NOISE_PENALTY * sigma * cells - heterogeneity)
+    scores: Floats = weights * (distances - _penalty(sigma, cells) - heterogeneity)
     return scores
 
 
@@ -42,10 +47,16 @@ def quality_bounds(
 
     Every L1 norm lies between 0 and ``2 * size``.
     """
-    norm, penalty = 2.0 * size, NOISE_PENALTY * sigma * cells
+    norm, penalty = 2.0 * size, _penalty(sigma, cells)
     return weights * (-penalty - (norm if heterogeneity else 0.0)), weights * (norm - penalty)
 
 
 def negligible_gap(epsilon: float, *, heterogeneity: bool) -> float:
     """A candidate that trails another's score by this much is selected with a probability below e^-40."""
     return 80.0 * sensitivity(heterogeneity=heterogeneity) / epsilon
+
+
+def _penalty(sigma: float, cells: Floats) -> Floats:
+    """The L1 error that measuring leaves, on the grid of 2^-20 records; cut at 2^32, where nobody would pick it."""
+    penalty: Floats = np.rint(np.minimum(NOISE_PENALTY * sigma * cells, 2.0**32) * 2.0**20) * 2.0**-20
+    return penalty

@@ -12,7 +12,13 @@ import pandas as pd
 
 from marginal_sdg.backends.base import Backend
 from marginal_sdg.backends.federated import VARIANTS, FederatedBackend, flaim_costs
+from marginal_sdg.backends.ideal_pool import IdealPool
 from marginal_sdg.backends.plaintext import AIM_COSTS, PlaintextBackend
+from marginal_sdg.backends.share_pool import SharePool
+from marginal_sdg.backends.shared import SharedBackend
+from marginal_sdg.crypto.masking import MaskedSum
+from marginal_sdg.crypto.secagg import IdealSecureSum
+from marginal_sdg.crypto.traffic import COLUMNS
 from marginal_sdg.domain import Domain
 from marginal_sdg.encoding import Table, decode, encode
 from marginal_sdg.errors import ConfigError, DataError, DomainError, NotFittedError
@@ -87,9 +93,9 @@ class _Synthesizer:
         return Budget(self.epsilon, self.delta), _workload(self.workload, self.domain)
 
     def _sources(self) -> tuple[Source, Source]:
-        """Independent randomness for the ledger and for public choices; the third one draws synthetic rows."""
+        """Independent randomness for the ledger and for public choices; others for synthetic rows and for keys."""
         source = Source.system() if self.seed is None else Source.seeded(self.seed)
-        noise, public, self._rows = source.spawn(3)
+        noise, public, self._rows, self._keys = source.spawn(4)
         return noise, public
 
     def _encoded(self, records: Records) -> Table:
@@ -194,12 +200,47 @@ class AIM(_Synthesizer):
             account.warn(_PAPER_SIZES)
         backend = PlaintextBackend(encoded, workload, sound=self._sound)
         self._run(backend, workload, account, start_rounds=16 * len(self.domain))
-        self.communication_ = {"client_sent_bytes": 0.0, "client_received_bytes": 0.0, "server_bytes": 0.0}
+        self.communication_ = dict.fromkeys(COLUMNS, 0.0)
         return self
 
 
 @dataclass(eq=False)
-class FLAIM(_Synthesizer):
+class _Federation(_Synthesizer):
+    """What methods over many clients share."""
+
+    participation: float = field(default=0.1, kw_only=True)
+    client_level: bool = field(default=False, kw_only=True)
+
+    def _check_choice(self, name: str, *options: str) -> None:
+        if getattr(self, name) not in options:
+            raise ConfigError(f"{name}: must be {' or '.join(map(repr, options))}, got {getattr(self, name)!r}")
+
+    def _check_positive(self, name: str) -> None:
+        value = getattr(self, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ConfigError(f"{name}: must be a positive integer, got {value!r}")
+
+    def _prepare(
+        self, clients: Sequence[Records], costs: Costs, budget: Budget, ledger: Ledger | None, *, private: bool = True
+    ) -> tuple[list[Table], Ledger, Source]:
+        """The clients' tables, this fit's ledger, public randomness; all that can be wrong is found first."""
+        if not 0 < self.participation <= 1:
+            raise ConfigError(f"participation: must be above 0 and at most 1, got {self.participation}")
+        plan_schedule(self.rounds, costs, budget.rho, self.gaussian_share, 1)
+        if isinstance(clients, pd.DataFrame | Table) or not len(clients):
+            raise DataError("fit: needs a non-empty list with one table per client")
+        tables = [self._encoded(table) for table in clients]
+        noise, public = self._sources()
+        if self.client_level:
+            tables = [_at_most(self.records_per_person, table, public) for table in tables]
+        account = Ledger(budget, noise, private=private, group=self.records_per_person, parent=ledger)
+        if not self._sound:
+            account.warn(_PAPER_SIZES)
+        return tables, account, public
+
+
+@dataclass(eq=False)
+class FLAIM(_Federation):
     """FLAIM: clients select locally, sums of marginals are released through secure aggregation (KDD 2024).
 
     Takes every parameter of :class:`AIM`, and
@@ -214,12 +255,20 @@ class FLAIM(_Synthesizer):
         Selections per client and round.
     client_level : bool
         Protect whole clients: each enters with at most ``records_per_person`` of its records, drawn at random.
+    secagg : "ideal" or "masks"
+        Sum in the clear and count the bytes of the protocol, or run it: the same sums, exactly.
+    cohort : "padded" or "per_query"
+        In a round, everybody contributes to one sum of all that was picked, so that nobody learns who picked what; or
+        those who picked a clique to a sum of their own, as in the paper: fewer bytes, and the server knows whose it is.
+    min_cohort : int
+        With ``cohort="per_query"``, drop cliques that fewer clients picked: the sum over one client is its marginal.
     """
 
     variant: str = field(default="private", kw_only=True)
-    participation: float = field(default=0.1, kw_only=True)
     local_steps: int = field(default=1, kw_only=True)
-    client_level: bool = field(default=False, kw_only=True)
+    secagg: str = field(default="ideal", kw_only=True)
+    cohort: str = field(default="padded", kw_only=True)
+    min_cohort: int = field(default=2, kw_only=True)
 
     def fit(self, clients: Sequence[Records], *, ledger: Ledger | None = None) -> FLAIM:
         """Spend the budget on the clients' tables. Raises before anything is spent where an input is wrong.
@@ -227,18 +276,14 @@ class FLAIM(_Synthesizer):
         ``ledger``: a ledger that several fits on the same records share; it must be able to pay this one's budget.
         """
         budget, workload = self._checked()
-        costs = self._checked_costs(workload)
-        plan_schedule(self.rounds, costs, budget.rho, self.gaussian_share, 1)
-        if isinstance(clients, pd.DataFrame | Table) or not len(clients):
-            raise DataError("fit: needs a non-empty list with one table per client")
-        tables = [self._encoded(table) for table in clients]
+        self._check_choice("variant", *VARIANTS)
+        self._check_choice("secagg", "ideal", "masks")
+        self._check_choice("cohort", "padded", "per_query")
+        self._check_positive("local_steps")
+        self._check_positive("min_cohort")
         variant = VARIANTS[self.variant]
-        noise, public = self._sources()
-        if self.client_level:
-            tables = [_at_most(self.records_per_person, table, public) for table in tables]
-        account = Ledger(budget, noise, private=variant.private, group=self.records_per_person, parent=ledger)
-        if not self._sound:
-            account.warn(_PAPER_SIZES)
+        costs = flaim_costs(variant, len(workload.one_way), self.local_steps, sound=self._sound)
+        tables, account, public = self._prepare(clients, costs, budget, ledger, private=variant.private)
         backend = FederatedBackend(
             tables,
             workload,
@@ -248,19 +293,61 @@ class FLAIM(_Synthesizer):
             participation=self.participation,
             local_steps=self.local_steps,
             size_variance=1 / (2 * SIZE_SHARE * account.allowance) if self._sound else None,
+            padded=self.cohort == "padded",
+            min_cohort=self.min_cohort,
+            secure_sum=IdealSecureSum() if self.secagg == "ideal" else MaskedSum(self._keys.key),
         )
         self._run(backend, workload, account, start_rounds=8 * len(self.domain))
         self.communication_ = backend.traffic.summary()
         return self
 
-    def _checked_costs(self, workload: Workload) -> Costs:
-        if self.variant not in VARIANTS:
-            raise ConfigError(f"variant: must be one of {', '.join(VARIANTS)}, got {self.variant!r}")
-        if not 0 < self.participation <= 1:
-            raise ConfigError(f"participation: must be above 0 and at most 1, got {self.participation}")
-        if isinstance(self.local_steps, bool) or not isinstance(self.local_steps, int) or self.local_steps < 1:
-            raise ConfigError(f"local_steps: must be a positive integer, got {self.local_steps!r}")
-        return flaim_costs(VARIANTS[self.variant], len(workload.one_way), self.local_steps, sound=self._sound)
+
+@dataclass(eq=False)
+class DistAIM(_Federation):
+    """DistAIM: clients secret-share their marginals to three servers that select and measure on shares (KDD 2024).
+
+    Takes every parameter of :class:`AIM`, and
+
+    Parameters
+    ----------
+    participation : float
+        Probability that a client that has not shared its answers yet does so in a round.
+    client_level : bool
+        Protect whole clients: each enters with at most ``records_per_person`` of its records, drawn at random.
+    weighting : "records" or "equal"
+        Whether a measurement of a larger pool of clients weighs more in the fit, or all weigh the same as in the paper.
+    engine : "ideal" or "shares"
+        Compute in the clear what the servers would and count their bytes, or run their protocol: the same results.
+    """
+
+    weighting: str = field(default="records", kw_only=True)
+    engine: str = field(default="ideal", kw_only=True)
+
+    def fit(self, clients: Sequence[Records], *, ledger: Ledger | None = None) -> DistAIM:
+        """Spend the budget on the clients' tables. Raises before anything is spent where an input is wrong.
+
+        ``ledger``: a ledger that several fits on the same records share; it must be able to pay this one's budget.
+        """
+        budget, workload = self._checked()
+        self._check_choice("weighting", "records", "equal")
+        self._check_choice("engine", "ideal", "shares")
+        tables, account, public = self._prepare(clients, AIM_COSTS, budget, ledger)
+        ideal = self.engine == "ideal"
+        pool = IdealPool(tables, workload) if ideal else SharePool(tables, workload, self._keys.key)
+        backend = SharedBackend(
+            pool,
+            len(tables),
+            workload,
+            account,
+            public,
+            participation=self.participation,
+            weighted=self.weighting == "records",
+            size_variance=1 / (2 * SIZE_SHARE * account.allowance),
+            exact_sizes=None if self._sound else [len(table) for table in tables],
+        )
+        self._run(backend, workload, account, start_rounds=16 * len(self.domain))
+        self.communication_ = pool.traffic.summary()
+        return self
 
 
 def _at_most(records: int, table: Table, source: Source) -> Table:

@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 
 import marginal_sdg
-from marginal_sdg import AIM, FLAIM, Domain, Ledger, Table, Workload, synthesizers
+from marginal_sdg import AIM, FLAIM, DistAIM, Domain, Ledger, Table, Workload, synthesizers
 from marginal_sdg.backends.federated import FederatedBackend
+from marginal_sdg.backends.ideal_pool import IdealPool
 from marginal_sdg.backends.plaintext import PlaintextBackend
 from marginal_sdg.marginals import contingency
 from marginal_sdg.privacy import DiscreteGaussian
@@ -47,20 +48,22 @@ def identifiers(tree: ast.AST) -> Iterator[tuple[str, int]]:
 
 # --- noise has one door ---------------------------------------------------------------------------
 
-MAY_SAMPLE = {"privacy/ledger.py", "privacy/noise.py", "privacy/__init__.py"}
-SAMPLERS = {"DiscreteGaussian", "exact_choice"}
+MAY_SAMPLE = {"privacy/ledger.py", "privacy/noise.py", "privacy/joint.py", "privacy/__init__.py"}
+SAMPLERS = {"DiscreteGaussian", "exact_choice", "gumbel"}
 RAW_BITS = {"words", "random_raw", "urandom"}  # as methods
 # What hand-made noise is made of. Public choices and synthetic rows need none of it.
 HAND_MADE = {"normal", "standard_normal", "laplace", "gumbel", "exponential", "geometric", "poisson"}
 MAKES_PUBLIC_DATA = {"datasets/partition.py"}
 STATELESS = {"Generator", "SeedSequence", "default_rng", "PCG64"}
 
-COUNTING = {"contingency", "cell_numbers", "Answers"}
+COUNTING = {"contingency", "contingencies", "cell_numbers", "Answers"}
 MAY_COUNT = {
     "marginals.py",  # where they are defined
     "backends/plaintext.py",
     "backends/federated.py",
     "backends/client.py",
+    "backends/ideal_pool.py",
+    "backends/share_pool.py",
     "graphical/model.py",  # the log-likelihood of a table that its holder asks about
     "metrics.py",  # research metrics, for whoever has the real table
 }
@@ -194,9 +197,37 @@ def test_flaim_tells_nothing_that_did_not_pass_the_ledger(monkeypatch, variant, 
     assert not leaks(monkeypatch, lambda **p: flaim(**params, **p), *FEDERATIONS)
 
 
+class Blind(IdealPool):
+    """Adds its noise, which is paid for, to zeros: DistAIM's pool is where counts and noise meet."""
+
+    def __init__(self, tables, workload):
+        super().__init__([table.take([]) for table in tables], workload)
+
+
+def distaim(**params):
+    return DistAIM(
+        SMALL, **{"workload": WORKLOAD, "rounds": 3, "epsilon": 5.0, "seed": 3, "participation": 0.7, **params}
+    )
+
+
+@pytest.mark.parametrize("rounds", [3, "adaptive"])
+def test_distaim_tells_nothing_but_what_its_pool_answers(monkeypatch, rounds):
+    monkeypatch.setattr(synthesizers, "IdealPool", Blind)
+    assert not leaks(monkeypatch, lambda **p: distaim(rounds=rounds, **p), *FEDERATIONS)
+
+
+@pytest.mark.parametrize(
+    "params", [{"secagg": "masks"}, {"cohort": "per_query"}, {"cohort": "per_query", "min_cohort": 1}], ids=str
+)
+def test_secure_sums_tell_nothing_that_did_not_pass_the_ledger(monkeypatch, params):
+    assert not leaks(monkeypatch, lambda **p: flaim(**params, **p), *FEDERATIONS)
+
+
 def test_the_papers_calibration_tells_the_number_of_records(monkeypatch):
     assert {"total", "sample"} <= leaks(monkeypatch, lambda **p: aim(calibration="paper", **p), FIRST, OTHER)
     assert "total" in leaks(monkeypatch, lambda **p: flaim(calibration="paper", **p), *FEDERATIONS)
+    monkeypatch.setattr(synthesizers, "IdealPool", Blind)
+    assert "total" in leaks(monkeypatch, lambda **p: distaim(calibration="paper", **p), *FEDERATIONS)
 
 
 class Bare(PlaintextBackend):
@@ -226,11 +257,11 @@ class Sized(PlaintextBackend):
 
 
 class Weighted(FederatedBackend):
-    """Weighs measurements by exact sizes of cohorts."""
+    """Weighs measurements by the exact number of records."""
 
-    def _measurement(self, clique, counts, step, cohort):
-        exact = sum(len(self._clients[k].table) for k in cohort)
-        return replace(super()._measurement(clique, counts, step, cohort), confidence=float(exact))
+    def _measurement(self, clique, counts, step, size):
+        exact = sum(len(client.table) for client in self._clients)
+        return replace(super()._measurement(clique, counts, step, size), confidence=float(exact))
 
 
 @pytest.mark.parametrize(

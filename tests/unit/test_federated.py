@@ -10,7 +10,9 @@ import pytest
 from marginal_sdg import FLAIM, Domain, Table
 from marginal_sdg.backends.base import PublicState, pick_from
 from marginal_sdg.backends.federated import VARIANTS, FederatedBackend
+from marginal_sdg.crypto.masking import MaskedSum
 from marginal_sdg.crypto.secagg import IdealSecureSum
+from marginal_sdg.errors import ProtocolError
 from marginal_sdg.generators.pgm import PGM
 from marginal_sdg.marginals import contingency
 from marginal_sdg.privacy.budget import Budget
@@ -22,7 +24,7 @@ from marginal_sdg.workload import Workload
 STEP = Step(0, variance=Fraction(1, 10_000), epsilon2=Fraction(1))
 
 
-def make(domain, tables, *, variant="private", sound=True, secure_sum=None, participation=1.0):
+def make(domain, tables, *, variant="private", sound=True, secure_sum=None, participation=1.0, **terms):
     ledger = Ledger(Budget(900_000.0, 1e-5), Source.seeded(0))
     backend = FederatedBackend(
         tables,
@@ -34,6 +36,7 @@ def make(domain, tables, *, variant="private", sound=True, secure_sum=None, part
         local_steps=1,
         size_variance=Fraction(1, 10_000) if sound else None,
         secure_sum=secure_sum,
+        **terms,
     )
     return backend, ledger
 
@@ -49,7 +52,7 @@ def public(backend, domain, measurements) -> PublicState:
 @pytest.mark.parametrize("sound", [True, False])
 def test_a_measurement_counts_the_clients_that_stayed(domain, clients, sound):
     lost = {0, 1, 2}
-    backend, ledger = make(domain, clients, sound=sound, secure_sum=IdealSecureSum(lambda k: k in lost))
+    backend, ledger = make(domain, clients, sound=sound, secure_sum=IdealSecureSum(lambda k, stage: k in lost))
     measured = backend.initialise([("a",)], STEP, ledger)[0]
     stayed = [client for k, client in enumerate(clients) if k not in lost]
     assert measured.counts.tolist() == sum(contingency(client, ("a",)) for client in stayed).tolist()
@@ -106,7 +109,7 @@ def test_weights_are_relative_to_the_papers_or_to_the_plausible_candidates(domai
 
 
 def test_a_cohort_of_which_nobody_stayed_is_paid_for_and_left_out(domain, clients):
-    backend, ledger = make(domain, clients, secure_sum=IdealSecureSum(lambda k: True))
+    backend, ledger = make(domain, clients, secure_sum=IdealSecureSum(lambda k, stage: True))
     before = ledger.spent
     assert backend.initialise([("a",)], STEP, ledger) == []
     assert ledger.spent > before
@@ -122,6 +125,136 @@ def test_a_noisy_size_far_below_zero_does_not_stop_a_run(seed):
 
 
 def test_a_run_in_which_everybody_drops_out_still_ends(domain, clients):
-    backend, ledger = make(domain, clients, secure_sum=IdealSecureSum(lambda k: True))
+    backend, ledger = make(domain, clients, secure_sum=IdealSecureSum(lambda k, stage: True))
     state = public(backend, domain, backend.initialise(Workload.random(domain, 4).one_way, STEP, ledger))
     assert backend.measure(backend.select(state, STEP, ledger), STEP, ledger) == []
+
+
+# --- secure sums ----------------------------------------------------------------------------------
+
+
+class Watched(IdealSecureSum):
+    """Keeps what every secure sum was asked for."""
+
+    def __init__(self, dropout=None):
+        super().__init__(dropout)
+        self.asked = []
+
+    def __call__(self, contributions, length, *, bound, traffic):
+        aggregate = super().__call__(contributions, length, bound=bound, traffic=traffic)
+        self.asked.append((contributions, length, bound, aggregate))
+        return aggregate
+
+
+def one_round(domain, clients, before_measure=lambda: None, **terms):
+    """A backend, its selection in one round, and what it measured; all clients take part."""
+    backend, ledger = make(domain, clients, **terms)
+    state = public(backend, domain, backend.initialise(Workload.random(domain, 4).one_way, STEP, ledger))
+    selection = backend.select(state, STEP, ledger)
+    before_measure()
+    return backend, selection, backend.measure(selection, STEP, ledger)
+
+
+def released(fitted):
+    return [(m.clique, m.counts.tolist(), m.records, m.confidence) for m in fitted.measurements_]
+
+
+@pytest.mark.parametrize(("variant", "calibration"), [("naive", "sound"), ("private", "sound"), ("oracle", "paper")])
+def test_how_sums_are_made_does_not_change_them(domain, clients, variant, calibration):
+    """Masks or in the clear, padded or by clique: the same seed gives the same model and the same paper accounting."""
+    ways = [
+        {},
+        {"secagg": "masks"},
+        {"cohort": "per_query", "min_cohort": 1},
+        {"cohort": "per_query", "min_cohort": 1, "secagg": "masks"},
+    ]
+    terms = {"participation": 0.5, "rounds": 2, "workload": 4, "seed": 3, "local_steps": 2, "epsilon": 3.0}
+    first, *others = [
+        FLAIM(domain, variant=variant, calibration=calibration, **terms, **way).fit(clients) for way in ways
+    ]
+    for other in others:
+        assert released(other) == released(first)
+        assert other.sample_table(50, seed=1).codes.tolist() == first.sample_table(50, seed=1).codes.tolist()
+        assert other.ledger.charges == first.ledger.charges
+    paper, ideal = ({k: v for k, v in first.communication_.items() if kind in k} for kind in ("paper", "wire"))
+    assert all({k: v for k, v in other.communication_.items() if "paper" in k} == paper for other in others)
+    assert {k: v for k, v in others[0].communication_.items() if "wire" in k} == ideal
+    assert others[1].communication_ == others[2].communication_ != first.communication_
+
+
+def test_masks_take_keys_from_the_operating_system_in_a_real_run(domain, clients):
+    terms = {"participation": 0.5, "rounds": 1, "workload": 4, "secagg": "masks", "secure": True}
+    fitted = FLAIM(domain, **terms).fit(clients)
+    assert fitted.ledger.remaining == 0 and fitted.ledger.caveats == ()
+
+
+def test_padded_rounds_ask_the_same_of_every_participant(domain, clients):
+    """Two sums a round, of votes and of all that was picked; every client is in both, and sends as much."""
+    watched = Watched()
+    backend, selection, _ = one_round(domain, clients, secure_sum=watched)
+    *_, (votes, candidates, bound, counted), (vectors, length, _, _) = watched.asked
+    assert len(watched.asked) == len(domain) + 2
+    assert set(votes) == set(vectors) == set(range(10))
+    places = Workload.random(domain, 4).closure
+    assert candidates == len(places) and bound == len(clients)
+    assert dict(zip(places, counted.total.tolist(), strict=True)) == {
+        clique: len(selection.picks.get(clique, ())) for clique in places
+    }
+    assert length == sum(domain.size(clique) + 2 for clique in [*selection.picks, *((name,) for name in domain)])
+    for kind in ("ideal", "wire"):
+        assert len(set(backend.traffic.of(kind, "client", "sent").tolist())) == 1
+    assert len(set(backend.traffic.of("paper", "client", "sent").tolist())) > 1
+
+
+def test_by_clique_only_those_contribute_who_picked_it(domain, clients):
+    watched = Watched()
+    backend, selection, _ = one_round(domain, clients, secure_sum=watched, padded=False, min_cohort=1)
+    sums = watched.asked[len(domain) :]
+    assert [set(contributions) for contributions, *_ in sums[:-1]] == [set(who) for who in selection.picks.values()]
+    assert set(sums[-1][0]) == set(range(10))  # the 1-way marginals are of everybody
+    assert len(set(backend.traffic.of("wire", "client", "sent").tolist())) > 1
+
+
+def test_a_clique_that_too_few_picked_is_paid_for_and_not_measured(domain, clients):
+    terms = {"variant": "naive", "padded": False}
+    _, every, all_measured = one_round(domain, clients, min_cohort=1, **terms)
+    assert {len(who) for who in every.picks.values()} > {1}
+    for least in (2, 4):
+        _, common, measured = one_round(domain, clients, min_cohort=least, **terms)
+        assert common.picks == {clique: who for clique, who in every.picks.items() if len(who) >= least}
+        assert [m.clique for m in measured] == list(common.picks) != [m.clique for m in all_measured]
+    charges = [
+        FLAIM(domain, cohort="per_query", min_cohort=least, rounds=2, workload=4, seed=0).fit(clients).ledger.charges
+        for least in (1, 11)
+    ]
+    assert charges[0] == charges[1]
+
+
+@pytest.mark.parametrize("engine", [IdealSecureSum, lambda dropout: MaskedSum(Source.seeded(2).key, dropout)])
+def test_who_vanishes_in_a_padded_sum_is_missing_in_all_cliques_of_the_round(domain, clients, engine):
+    lost = set()
+    secure_sum = engine(lambda k, stage: k in lost and stage == "relay")
+    _, selection, measured = one_round(domain, clients, lambda: lost.update({0, 7}), secure_sum=secure_sum)
+    cohorts = [who for who in selection.picks.values() if set(who) - lost] + [range(10)] * len(domain)
+    assert len(measured) == len(cohorts)
+    for measurement, cohort in zip(measured, cohorts, strict=True):
+        stayed = [clients[k] for k in cohort if k not in lost]
+        exact = sum(contingency(client, measurement.clique) for client in stayed)
+        assert measurement.counts.tolist() == exact.tolist()
+        assert measurement.records == pytest.approx(sum(map(len, stayed)), abs=1)
+
+
+def test_who_vanishes_while_votes_are_counted_has_none(domain, clients):
+    lost = set()
+    backend, ledger = make(domain, clients, secure_sum=IdealSecureSum(lambda k, stage: k in lost))
+    state = public(backend, domain, backend.initialise(Workload.random(domain, 4).one_way, STEP, ledger))
+    lost.update(range(5))
+    selection = backend.select(state, STEP, ledger)
+    assert {k for who in selection.picks.values() for k in who} == set(range(5, 10))
+    assert selection.participants == tuple(range(10))
+
+
+def test_too_few_left_for_masks_end_a_run(domain, clients):
+    backend, ledger = make(domain, clients, secure_sum=MaskedSum(Source.seeded(0).key, lambda k, stage: k < 4))
+    with pytest.raises(ProtocolError, match="must stay"):
+        backend.initialise(Workload.random(domain, 4).one_way, STEP, ledger)

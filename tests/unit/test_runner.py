@@ -315,7 +315,7 @@ def test_the_smoke_config_gives_complete_rows_and_the_same_ones_again(tmp_path: 
     steady = [name for name in COLUMNS if not name.startswith(("seconds", "peak", "finished"))]
     assert [[row[name] for name in steady] for row in first] == [[row[name] for name in steady] for row in again]
     aim, private = first
-    federated = {"local_steps", "clients", "participation", "partition", "client_sent_bytes"}
+    federated = {"local_steps", "clients", "participation", "partition", "client_sent_paper_bytes"}
     assert not any(aim[name] for name in federated)
     assert all(private[name] for name in federated)
     for row in first:

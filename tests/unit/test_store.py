@@ -15,18 +15,23 @@ from hypothesis import strategies as st
 from marginal_sdg.errors import ConfigError
 from marginal_sdg.experiment.params import NAMES
 from marginal_sdg.experiment.store import (
+    CHECKSUM,
     COLUMNS,
     CONTRACT,
     Store,
     drop_torn_line,
     read_events,
+    read_rows,
     write_atomically,
 )
 
 PROMISED = (
     "config_hash dataset method calibration epsilon delta rounds local_steps clients participation partition "
-    "gaussian_share seed workload_error nll auc train_rows rho_spent sigma client_sent_bytes "
-    "client_received_bytes server_bytes seconds_total seconds_select seconds_measure seconds_generate "
+    "gaussian_share seed workload_error nll auc train_rows rho_spent sigma client_sent_paper_bytes "
+    "client_received_paper_bytes server_sent_paper_bytes server_received_paper_bytes client_sent_ideal_bytes "
+    "client_received_ideal_bytes server_sent_ideal_bytes server_received_ideal_bytes client_sent_wire_bytes "
+    "client_received_wire_bytes server_sent_wire_bytes server_received_wire_bytes "
+    "seconds_total seconds_select seconds_measure seconds_generate "
     "peak_rss_mb version git_commit"
 )
 
@@ -112,15 +117,74 @@ def test_columns_of_an_earlier_version_are_completed(tmp_path: Path) -> None:
         assert tuple(store.rows()[0]) == COLUMNS
 
 
+def test_columns_that_have_a_new_name_are_read_by_it(tmp_path: Path) -> None:
+    old = "config_hash,client_sent_bytes,server_bytes,sigma"
+    (tmp_path / "runs.csv").write_text(f"{old}\nx,12.0,99.0,3.5\n")
+    with Store(tmp_path) as store:
+        (found,) = store.rows()
+    assert tuple(found) == COLUMNS
+    assert (found["client_sent_paper_bytes"], found["sigma"]) == ("12.0", "3.5")
+    assert "99.0" not in found.values()
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("a,b\n1,2\n", "columns are not those"), (",".join(CONTRACT) + "\nx,1\n", "line 2: has 2 of 29 values")],
+    [("a,b\n1,2\n", "columns are not those"), (",".join(CONTRACT) + "\nx,1\n", "line 2: has 2 of 38 values")],
 )
 def test_a_file_that_is_not_a_results_file_is_left_alone(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "runs.csv").write_text(text)
     with pytest.raises(ConfigError, match=message), Store(tmp_path):
         pass
     assert (tmp_path / "runs.csv").read_text() == text
+
+
+@given(data=st.data())
+def test_a_row_that_changed_is_refused_and_the_file_named(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    folder = tmp_path_factory.mktemp("damaged")
+    with Store(folder) as store:
+        store.add_row(row("a", workload_error=0.4321))
+        store.add_row(row("b", privacy="a text, with commas"))
+    whole = bytearray(store.runs.read_bytes())
+    start = whole.index(b"\nb,") + 1
+    place = data.draw(st.integers(start, len(whole) - 2))
+    whole[place] ^= 1 << data.draw(st.integers(0, 7))
+    store.runs.write_bytes(whole)
+    with pytest.raises(ConfigError) as error:
+        list(read_rows(store.runs))
+    assert str(error.value).startswith(str(store.runs))
+    with pytest.raises(ConfigError), Store(folder):
+        pass
+    assert store.runs.read_bytes() == whole  # nothing is repaired behind one's back
+
+
+def test_a_file_with_a_nul_byte_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "runs.csv").write_bytes(b"config_hash,sigma\nx\0,1\n")
+    with pytest.raises(ConfigError, match=r"runs.csv: is damaged, it is not CSV; restore the file$"):
+        list(read_rows(tmp_path / "runs.csv"))
+
+
+def test_rows_of_versions_before_checksums_are_read_and_stay_without(tmp_path: Path) -> None:
+    (tmp_path / "runs.csv").write_text("config_hash,sigma\nold,3.5\n")
+    with Store(tmp_path) as store:
+        store.add_row(row("new"))
+    with store.runs.open(newline="") as file:
+        assert [bool(found[CHECKSUM]) for found in csv.DictReader(file)] == [False, True]
+    assert [(found["config_hash"], found["sigma"]) for found in read_rows(store.runs)] == [("old", "3.5"), ("new", "")]
+
+
+def test_the_checksum_follows_when_columns_are_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as earlier, Store(tmp_path / "new") as store:
+        earlier.setattr("marginal_sdg.experiment.store.COLUMNS", COLUMNS[:-2])
+        store.runs.unlink()
+        store._match_columns()
+        store.add_row(row("a", sigma=3.5))
+    with Store(tmp_path / "new") as store:
+        assert [found["sigma"] for found in store.rows()] == ["3.5"]
+    store.runs.write_text(store.runs.read_text().replace("3.5", "3.6"))
+    with pytest.raises(ConfigError, match="line 2: is damaged, its checksum is wrong; restore the file"):
+        list(read_rows(store.runs))
 
 
 def test_a_row_with_an_unknown_column_is_a_programming_error(tmp_path: Path) -> None:

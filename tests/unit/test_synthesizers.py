@@ -161,6 +161,10 @@ def test_parameters_follow_scikit_learn(domain):
         ({"participation": 0.0}, ConfigError, "participation"),
         ({"participation": 1.1}, ConfigError, "participation"),
         ({"local_steps": 0}, ConfigError, "local_steps"),
+        ({"secagg": "masked"}, ConfigError, "secagg"),
+        ({"cohort": "all"}, ConfigError, "cohort"),
+        ({"min_cohort": 0}, ConfigError, "min_cohort"),
+        ({"min_cohort": True}, ConfigError, "min_cohort"),
     ],
 )
 def test_bad_parameters_get_one_line_before_any_data_is_touched(domain, params, error, message):
@@ -192,8 +196,8 @@ def test_traffic_counts_the_papers_bytes(domain, clients):
     sizes = {m.clique: domain.size(m.clique) + 2 for m in picks}
     least, most = min(sizes.values()), max(sizes.values())
     initial = 8 * sum(n + 2 for n in domain.shape)
-    assert initial + 8 * least <= fitted.communication_["client_sent_bytes"] <= initial + 8 * most
-    assert fitted.communication_["client_received_bytes"] == 8 * sum(domain.shape)
+    assert initial + 8 * least <= fitted.communication_["client_sent_paper_bytes"] <= initial + 8 * most
+    assert fitted.communication_["client_received_paper_bytes"] == 8 * sum(domain.shape)
 
 
 def test_measurements_are_integers(domain, clients):

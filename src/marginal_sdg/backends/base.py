@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from marginal_sdg.domain import Clique
+from marginal_sdg.errors import ProtocolError
 from marginal_sdg.generators.base import Generator
 from marginal_sdg.graphical.model import GraphicalModel
 from marginal_sdg.marginals import Layout
@@ -70,6 +71,16 @@ class Candidates:
     layout: Layout
     weights: Floats
     cells: Floats
+
+    def only(self, cliques: Container[Clique]) -> Candidates:
+        """Those of ``cliques``, in the same order."""
+        kept = [place for place, clique in enumerate(self.layout.cliques) if clique in cliques]
+        if not kept:
+            raise ProtocolError("select: no candidate has been shared by all clients of the pool; run the fit again")
+        if len(kept) == len(self.cells):
+            return self
+        layout = Layout(self.layout.domain, tuple(self.layout.cliques[place] for place in kept))
+        return Candidates(layout, self.weights[kept], self.cells[kept])
 
 
 def pick_from(

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from marginal_sdg.domain import Clique
 from marginal_sdg.encoding import Table
-from marginal_sdg.marginals import contingency
+from marginal_sdg.marginals import contingency, grid_step
 from marginal_sdg.workload import Workload
 
 Floats = npt.NDArray[np.float64]
@@ -42,8 +42,25 @@ class Client:
         """Exact marginal of ``clique``, which leaves the client only inside a secure sum."""
         return self.one_way[clique] if len(clique) == 1 else contingency(self.table, clique)
 
+    def contribution(self, clique: Clique) -> Counts:
+        """What the client puts into a secure sum: (cells + 2,), its marginal, its size, and 1 for taking part."""
+        return np.concatenate([self.counts(clique), [int(self.size), 1]])
+
     def skew(self, reference: dict[Clique, Floats]) -> Floats:
-        """||M_j(D_k) - scale * reference_j||_1 for every attribute j of the workload: (d,) records."""
-        return np.array(
-            [np.abs(counts - self.scale * reference[clique]).sum() for clique, counts in self.one_way.items()]
-        )
+        """||M_j(D_k) - scale * reference_j||_1 for every attribute j of the workload: (d,) records.
+
+        Expected counts are rounded to multiples of :func:`grid_step`, so that the norms are exact.
+        """
+        step = grid_step(self.scale)
+        expected = {clique: np.rint(self.scale / step * reference[clique]) * step for clique in self.one_way}
+        return np.array([np.abs(counts - expected[clique]).sum() for clique, counts in self.one_way.items()])
+
+    def mean_skew(self, reference: dict[Clique, Floats], members: npt.NDArray[np.bool_]) -> Floats:
+        """Mean of the skews of each candidate's attributes, rounded down to the grid: (Q,) records.
+
+        ``members``: (d, Q), which attributes belong to which candidate. Rounding down a mean of exact norms keeps its
+        sensitivity at 1: it is monotone, and one record more is a whole number of steps.
+        """
+        step = grid_step(self.scale)
+        mean: Floats = np.floor_divide(self.skew(reference) / step @ members, members.sum(axis=0)) * step
+        return mean

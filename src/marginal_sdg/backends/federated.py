@@ -1,9 +1,16 @@
-"""FLAIM's trust model: clients keep their tables, select at home, and only noised sums of marginals are released."""
+"""FLAIM's trust model: clients keep their tables, select at home, and only noised sums of marginals are released.
+
+The server learns the sums through secure aggregation, exact, and adds the noise: it is trusted with sums, not with a
+client's marginals. What a client picks is drawn by a charged mechanism, so it may be known; what must not is the exact
+marginal of a client that is alone with its pick. ``padded`` hides whose it is: who picked what is counted by a secure
+sum, and all participants contribute to all picks of the round, zeros where they picked something else. The server
+still sees the marginal, without a name. Noise that the clients add together would end its trust; it is not built.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
@@ -13,8 +20,8 @@ import numpy.typing as npt
 
 from marginal_sdg.backends.base import PublicState, pick_from
 from marginal_sdg.backends.client import Client
-from marginal_sdg.backends.traffic import Traffic
-from marginal_sdg.crypto.secagg import IdealSecureSum, SecureSum
+from marginal_sdg.crypto.secagg import HEADER_BYTES, ID_BYTES, LARGEST, IdealSecureSum, Pieces, SecureSum
+from marginal_sdg.crypto.traffic import Accounting, Traffic
 from marginal_sdg.domain import Clique
 from marginal_sdg.encoding import Table
 from marginal_sdg.marginals import Answers, Layout, contingency
@@ -28,6 +35,8 @@ from marginal_sdg.workload import Workload
 
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
+
+WORD = 8  # bytes, of every number in the papers' accounting
 
 
 @dataclass(frozen=True)
@@ -71,12 +80,25 @@ def flaim_costs(variant: Variant, attributes: int, local_steps: int, *, sound: b
     )
 
 
+@dataclass(frozen=True)
+class Sum:
+    """What the server learns of one clique: exact ``counts``, the clients' ``size`` and number, all summed."""
+
+    clique: Clique
+    counts: Counts
+    size: float
+    contributors: int
+
+
 class FederatedBackend:
     """K clients; each takes part in a round with probability p and makes s local steps.
 
     ``sound``: clients scale their scores to a noisy size (variance ``size_variance``, one release a client), noisy
     references are projected to the simplex, sizes of cohorts are sums of noisy sizes. ``sound=False`` follows the
     FLAIM paper: exact client sizes and an exact global size, which its accounting does not cover.
+
+    ``padded``: in a round, one secure sum over all participants; otherwise one per clique over those who picked it,
+    where cliques that fewer than ``min_cohort`` picked are dropped (what they picked is paid for all the same).
     """
 
     def __init__(
@@ -90,6 +112,8 @@ class FederatedBackend:
         participation: float,
         local_steps: int,
         size_variance: Fraction | None,
+        padded: bool = True,
+        min_cohort: int = 2,
         secure_sum: SecureSum | None = None,
     ) -> None:
         self._sound = size_variance is not None
@@ -100,6 +124,9 @@ class FederatedBackend:
         self._local_steps = local_steps
         self._rng = source.generator()  # who takes part is public
         self._probability = math.ceil(len(tables) * participation) / len(tables)
+        self._padded = padded
+        self._min_cohort = 1 if padded else min_cohort
+        self._places = {clique: place for place, clique in enumerate(workload.closure)}
         self._secure_sum = secure_sum or IdealSecureSum()
         self._clients = self._enrol(tables, ledger, size_variance)
         self._seen: set[int] = set()
@@ -123,48 +150,71 @@ class FederatedBackend:
         while True:
             present = np.flatnonzero(self._rng.random(len(self._clients)) < self._probability)
             if len(present):
-                self._seen.update(map(int, present))
-                return tuple(map(int, present))
+                participants = tuple(map(int, present))
+                if self._sound:
+                    self._send([k for k in participants if k not in self._seen], WORD)  # its noisy size
+                self._seen.update(participants)
+                return participants
+
+    def _send(self, clients: Iterable[int], payload: int) -> None:
+        """Meter a message of every client to the server that the paper's accounting leaves out."""
+        self.traffic.to_server("ideal", clients, payload)
+        self.traffic.to_server("wire", clients, HEADER_BYTES + payload)
 
     # -- measure -----------------------------------------------------------------------------------------------
 
     def initialise(self, cliques: Sequence[Clique], step: Step, ledger: Ledger) -> list[Measurement]:
         """Measure every 1-way marginal once, each on a fresh sample of clients."""
         cohorts = {clique: self._participants() for clique in cliques}
-        return self._release(cohorts, step, ledger, len(cliques), "initial 1-way marginals")
+        sums = [self._summed([request], request[1])[0] for request in cohorts.items()]
+        return self._release(sums, step, ledger, len(cliques), "initial 1-way marginals")
 
     def measure(self, selection: Selection, step: Step, ledger: Ledger) -> list[Measurement]:
         """Release the summed marginals of the selection and, for ``combine``, all 1-way marginals of the cohort."""
         name = f"round {step.index + 1}"
-        released = self._release(selection.picks, step, ledger, self._local_steps, f"{name}: measure")
-        if self._variant.combine and not step.last:
-            cohorts = dict.fromkeys(self._workload.one_way, selection.participants)
-            released += self._release(cohorts, step, ledger, len(cohorts), f"{name}: 1-way marginals")
+        one_way = self._workload.one_way if self._variant.combine and not step.last else ()
+        everyone = selection.participants
+        picked = list(selection.picks.items())
+        common = [(clique, everyone) for clique in one_way]
+        if self._padded:
+            self.traffic.to_clients("wire", everyone, HEADER_BYTES + ID_BYTES * len(picked))  # what is to be summed
+            sums = self._summed([*picked, *common], everyone)
+        else:
+            sums = [self._summed([request], request[1])[0] for request in picked] + self._summed(common, everyone)
+        chosen, rest = sums[: len(picked)], sums[len(picked) :]
+        released = self._release(chosen, step, ledger, self._local_steps, f"{name}: measure")
+        if one_way:
+            released += self._release(rest, step, ledger, len(one_way), f"{name}: 1-way marginals")
         return released
 
-    def _release(
-        self,
-        cohorts: Mapping[Clique, tuple[int, ...]],
-        step: Step,
-        ledger: Ledger,
-        per_record: int,
-        what: str,
-    ) -> list[Measurement]:
-        sums, survivors = [], []
-        for clique, cohort in cohorts.items():
-            total, present = self._secure_sum({k: self._clients[k].counts(clique) for k in cohort})
-            sums.append(total)
-            survivors.append(present)
-            self.traffic.upload(cohort, len(total))
-        noisy = ledger.gaussian(sums, step.variance, per_record=per_record, what=what, by="server")
+    def _summed(self, requests: Sequence[tuple[Clique, tuple[int, ...]]], cohort: tuple[int, ...]) -> list[Sum]:
+        """One secure sum over the cohort for cliques and their contributors; others of the cohort contribute zeros."""
+        ends = np.cumsum([0, *(self._workload.domain.size(clique) + 2 for clique, _ in requests)]).tolist()
+        pieces: dict[int, dict[int, Counts]] = {k: {} for k in cohort}
+        for (clique, contributors), start, end in zip(requests, ends, ends[1:], strict=False):
+            for k in contributors:
+                pieces[k][start] = self._clients[k].contribution(clique)
+            self.traffic.to_server("paper", contributors, WORD * (end - start))
+        if not requests:
+            return []
+        total = self._secure_sum(pieces, ends[-1], bound=LARGEST, traffic=self.traffic).total
         return [
-            self._measurement(clique, counts, step, cohort)
-            for clique, counts, cohort in zip(cohorts, noisy, survivors, strict=True)
-            if cohort  # who stayed is public; a sum over nobody is noise alone
+            Sum(clique, cells[:-2], float(cells[-2]), int(cells[-1]))
+            for (clique, _), cells in zip(requests, np.split(total, ends[1:-1]), strict=True)
         ]
 
-    def _measurement(self, clique: Clique, counts: Counts, step: Step, cohort: tuple[int, ...]) -> Measurement:
-        size = sum(self._clients[k].size for k in cohort)
+    def _release(
+        self, sums: Sequence[Sum], step: Step, ledger: Ledger, per_record: int, what: str
+    ) -> list[Measurement]:
+        exact = [found.counts for found in sums]
+        noisy = ledger.gaussian(exact, step.variance, per_record=per_record, what=what, by="server")
+        return [
+            self._measurement(found.clique, counts, step, found.size)
+            for found, counts in zip(sums, noisy, strict=True)
+            if found.contributors  # how many stayed is public; a sum over nobody is noise alone
+        ]
+
+    def _measurement(self, clique: Clique, counts: Counts, step: Step, size: float) -> Measurement:
         records = max(size, 1.0) if self._sound else float(counts.sum()) or None
         confidence = {"equal": None, "exact": size, "estimated": records}[self._variant.weighting]
         return Measurement(clique, counts, step.sigma, records, confidence)
@@ -174,7 +224,7 @@ class FederatedBackend:
     def select(self, state: PublicState, step: Step, ledger: Ledger) -> Selection:
         """Every participating client picks ``local_steps`` different cliques from its own data."""
         participants = self._participants()
-        self.traffic.download(participants, state.model.cells)
+        self._send_model(participants, state.model.cells)
         picks: dict[int, list[Clique]] = {k: [] for k in participants}
         states = dict.fromkeys(participants, state)
         for local in range(self._local_steps):
@@ -192,10 +242,30 @@ class FederatedBackend:
             if local + 1 < self._local_steps:
                 states = self._local_models(states, picks, step, ledger, name)
         selected: dict[Clique, tuple[int, ...]] = {}
-        for k, cliques in picks.items():
+        for k, cliques in self._reported(picks).items():
             for clique in dict.fromkeys(cliques):
                 selected[clique] = (*selected.get(clique, ()), k)
-        return Selection(selected, participants)
+        common = {clique: cohort for clique, cohort in selected.items() if len(cohort) >= self._min_cohort}
+        return Selection(common, participants)
+
+    def _send_model(self, participants: tuple[int, ...], cells: int) -> None:
+        sizes: dict[Accounting, int] = {"paper": 0, "ideal": 0, "wire": HEADER_BYTES}
+        for kind, header in sizes.items():
+            self.traffic.to_clients(kind, participants, header + WORD * cells)
+
+    def _reported(self, picks: Mapping[int, list[Clique]]) -> Mapping[int, list[Clique]]:
+        """The picks that reach the server: by name, or (padded) as votes of which it learns the sum alone.
+
+        A client that vanishes while votes are summed has none.
+        """
+        if not self._padded:
+            for k, cliques in picks.items():
+                self._send([k], ID_BYTES * len(set(cliques)))
+            return picks
+        one = np.ones(1, dtype=np.int64)
+        votes: dict[int, Pieces] = {k: {self._places[q]: one for q in cliques} for k, cliques in picks.items()}
+        voted = self._secure_sum(votes, len(self._places), bound=len(votes), traffic=self.traffic)
+        return {k: picks[k] for k in voted.survivors}
 
     @property
     def _skewed(self) -> bool:
@@ -234,8 +304,8 @@ class FederatedBackend:
             return answers.l1_distances(_distribution(self._everyone, answers.layout), scales)
         if self._variant.heterogeneity == "private":
             reference = self._reference(state.measurements)
-            per_attribute = np.array([client.skew(reference) for client in clients])
-            return per_attribute @ _membership(self._workload.one_way, answers.layout.cliques)
+            members = _membership(self._workload.one_way, answers.layout.cliques)
+            return np.array([client.mean_skew(reference, members) for client in clients])
         return 0.0
 
     def _reference(self, measurements: Sequence[Measurement]) -> dict[Clique, Floats]:
@@ -270,14 +340,14 @@ class FederatedBackend:
         if not self._sound:
             ledger.warn("paper calibration: noisy local marginals steer local steps and are not charged")
         return {
-            k: state.refit([self._measurement(picks[k][-1], counts, step, (k,))])
+            k: state.refit([self._measurement(picks[k][-1], counts, step, self._clients[k].size)])
             for (k, state), counts in zip(states.items(), noisy, strict=True)
         }
 
 
-def _membership(one_way: Sequence[Clique], cliques: Sequence[Clique]) -> Floats:
-    """(d, Q): 1 / |q| where attribute j belongs to clique q, so that a product with it is a mean over q."""
-    return np.array([[(attribute in clique) / len(clique) for clique in cliques] for (attribute,) in one_way])
+def _membership(one_way: Sequence[Clique], cliques: Sequence[Clique]) -> npt.NDArray[np.bool_]:
+    """(d, Q): whether attribute j belongs to clique q."""
+    return np.array([[attribute in clique for clique in cliques] for (attribute,) in one_way])
 
 
 def _pooled(tables: Sequence[Table]) -> Table:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal, get_args
 
 import numpy as np
@@ -44,10 +44,11 @@ class Traffic:
         self._bytes[kind, "client", "received"][receivers] += size
         self._bytes[kind, "server", "sent"][server] += size * len(receivers)
 
-    def between_servers(self, kind: Accounting, sender: int, receiver: int, size: int) -> None:
-        """A server sends ``size`` bytes to another one."""
-        self._bytes[kind, "server", "sent"][sender] += size
-        self._bytes[kind, "server", "received"][receiver] += size
+    def between_servers(self, kind: Accounting, sizes: Sequence[int]) -> None:
+        """Every server sends so many bytes to others; what they receive is spread evenly."""
+        total, servers = sum(sizes), len(sizes)
+        self._bytes[kind, "server", "sent"] += sizes
+        self._bytes[kind, "server", "received"] += np.diff([total * rank // servers for rank in range(servers + 1)])
 
     def of(
         self, kind: Accounting, party: Literal["client", "server"], way: Literal["sent", "received"]

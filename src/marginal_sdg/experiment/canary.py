@@ -20,7 +20,7 @@ from marginal_sdg import synthesizers
 from marginal_sdg.backends.base import Backend, PublicState
 from marginal_sdg.backends.federated import FederatedBackend
 from marginal_sdg.backends.plaintext import PlaintextBackend
-from marginal_sdg.backends.traffic import Traffic
+from marginal_sdg.crypto.traffic import Traffic
 from marginal_sdg.domain import Clique, Domain
 from marginal_sdg.encoding import Table
 from marginal_sdg.generators import make_generator

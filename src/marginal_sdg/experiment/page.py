@@ -59,9 +59,9 @@ def _times(summaries: Sequence[CellSummary], names: Sequence[str]) -> tuple[list
     for summary in summaries:
         estimates = [summary.estimates.get(name) for name in ("seconds_total", "peak_rss_mb")]
         shown = [f"{e.mean:.3g}" if e else "" for e in estimates]
-        sent = summary.estimates.get("client_sent_bytes")
+        sent = summary.estimates.get("client_sent_paper_bytes")
         lines.append([label(summary.cell, names), *shown, f"{sent.mean / 1e6:.3g}" if sent else ""])
-    return ["cell", "seconds a run", "peak memory, MB", "sent by a client, MB"], lines
+    return ["cell", "seconds a run", "peak memory, MB", "sent by a client, MB as in the paper"], lines
 
 
 def _settings(summary: CellSummary) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-Method = Literal["AIM", "NaiveFLAIM", "AugFLAIM (Oracle)", "AugFLAIM (Private)"]
+Method = Literal["AIM", "DistAIM", "NaiveFLAIM", "AugFLAIM (Oracle)", "AugFLAIM (Private)"]
 METHODS: tuple[str, ...] = get_args(Method)
 
 # The FLAIM variant behind each federated method's name in the paper.
@@ -19,6 +19,9 @@ VARIANTS: dict[str, str] = {
     "AugFLAIM (Oracle)": "oracle",
     "AugFLAIM (Private)": "private",
 }
+OF_CLIENTS = ("participation", "client_level", "clients", "partition", "partition_seed")  # of no use to a curator
+OF_FLAIM = ("local_steps", "secagg", "cohort", "min_cohort")
+OF_DISTAIM = ("weighting", "engine")
 
 
 def _known_partition(value: str) -> str:
@@ -73,6 +76,11 @@ class RunParams(BaseModel):
     max_model_mb: Annotated[float, Field(gt=0, le=100_000)] = 80.0
     records_per_person: Annotated[int, Field(ge=1, le=100_000)] | None = None
     client_level: bool | None = None
+    secagg: Literal["ideal", "masks"] | None = None
+    cohort: Literal["padded", "per_query"] | None = None
+    min_cohort: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    weighting: Literal["records", "equal"] | None = None
+    engine: Literal["ideal", "shares"] | None = None
     with_auc: bool = False
     workload_seed: Seed = 123
     split_seed: Seed = 571
@@ -80,11 +88,12 @@ class RunParams(BaseModel):
 
     def relevant(self) -> RunParams:
         """The same run with ``None`` for what cannot change it, so that equal runs compare equal."""
-        drop: set[str] = set()
         generated = self.dataset == "synthfs"  # comes with its clients, its rows and no label
-        if self.method not in VARIANTS:
-            drop |= {"local_steps", "participation", "partition", "client_level"}
-            drop |= set() if generated else {"clients", "partition_seed"}
+        drop: set[str] = set()
+        drop |= set() if self.method in VARIANTS else set(OF_FLAIM)
+        drop |= set() if self.method == "DistAIM" else set(OF_DISTAIM)
+        if self.method == "AIM":
+            drop |= set(OF_CLIENTS[:2]) if generated else set(OF_CLIENTS)
         drop |= {"partition", "max_rows"} if generated else {"feature_skew"}
         values = {name: None if name in drop else getattr(self, name) for name in NAMES}
         values["with_auc"] = self.with_auc and not generated

@@ -45,11 +45,12 @@ def split_budget(cell: RunParams, attributes: int) -> Split:
 
     sound = cell.calibration == "sound"
     rho = Budget(cell.epsilon, cell.delta).rho / (cell.records_per_person or 1) ** 2  # of a single record
-    costs, sizes, start = replace(AIM_COSTS, initial=attributes), rho * 0, 16 * attributes
+    costs, start = replace(AIM_COSTS, initial=attributes), 16 * attributes
     if cell.method in VARIANTS:
         assert cell.local_steps is not None
         costs = flaim_costs(METHODS[VARIANTS[cell.method]], attributes, cell.local_steps, sound=sound)
-        sizes, start = (SIZE_SHARE * rho if sound else sizes), 8 * attributes
+        start = 8 * attributes
+    sizes = SIZE_SHARE * rho if sound and cell.method != "AIM" else rho * 0
     step = plan_schedule(cell.rounds, costs, rho - sizes, cell.gaussian_share, start).initial
     rounds = cell.rounds if isinstance(cell.rounds, int) else start
     return Split(

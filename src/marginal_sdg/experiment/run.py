@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from marginal_sdg.crypto.traffic import COLUMNS as TRAFFIC
 from marginal_sdg.experiment.grid import Run
-from marginal_sdg.experiment.params import VARIANTS, RunParams
+from marginal_sdg.experiment.params import OF_DISTAIM, OF_FLAIM, VARIANTS, RunParams
 from marginal_sdg.experiment.pool import READY
 
 if TYPE_CHECKING:
     from marginal_sdg.domain import Domain
     from marginal_sdg.encoding import Table
-    from marginal_sdg.synthesizers import AIM, FLAIM
+    from marginal_sdg.synthesizers import AIM, FLAIM, DistAIM
     from marginal_sdg.workload import Workload
 
 Emit = Callable[[dict[str, Any]], None]
@@ -60,15 +61,12 @@ def run_one(run: Run, emit: Emit) -> dict[str, Any]:
         "rounds_done": synthesizer.rounds_,
         "rho_spent": float(synthesizer.ledger.spent),
         "sigma": synthesizer.sigma_,
-        **{name: traffic.get(name) for name in _BYTES},
+        **{name: traffic.get(name) for name in TRAFFIC},
         "seconds_total": seconds,
         **{f"seconds_{phase}": synthesizer.timings_[phase] for phase in ("select", "measure", "generate")},
         "peak_rss_mb": peak,
         "privacy": privacy_of(synthesizer.ledger.caveats),
     }
-
-
-_BYTES = ("client_sent_bytes", "client_received_bytes", "server_bytes")
 
 
 def seeds_of(run: Run) -> dict[str, int]:
@@ -130,7 +128,7 @@ def _clients(run: Run, data: _Data, seed: int) -> list[Table] | None:
     """The training rows of each client; None where one curator has them all."""
     from marginal_sdg.datasets import partition
 
-    if run.params.method not in VARIANTS:
+    if run.params.method == "AIM":
         return None
     owner = data.owner
     if owner is None:
@@ -139,17 +137,24 @@ def _clients(run: Run, data: _Data, seed: int) -> list[Table] | None:
     return [data.train.take(np.flatnonzero(owner == client)) for client in range(run.params.clients or 0)]
 
 
-def make_synthesizer(params: RunParams, workload: Workload, **others: Any) -> AIM | FLAIM:
+def make_synthesizer(params: RunParams, workload: Workload, **others: Any) -> AIM | DistAIM | FLAIM:
     """The estimator that a cell's parameters describe; ``others`` are its remaining arguments."""
-    from marginal_sdg.synthesizers import AIM, FLAIM
+    from marginal_sdg.synthesizers import AIM, FLAIM, DistAIM
 
     names = ("epsilon", "delta", "rounds", "gaussian_share", "calibration", "generator", "max_model_mb")
-    arguments = {name: getattr(params, name) for name in names} | others
-    arguments["records_per_person"] = params.records_per_person or 1
-    if params.method not in VARIANTS:
+    options = (
+        "records_per_person",
+        "participation",
+        "client_level",
+        *OF_FLAIM,
+        *OF_DISTAIM,
+    )  # None is the estimator's own default
+    values = {name: getattr(params, name) for name in (*names, *options)}
+    arguments = {name: value for name, value in values.items() if value is not None} | others
+    if params.method == "AIM":
         return AIM(workload.domain, workload=workload, **arguments)
-    arguments |= {"participation": params.participation, "local_steps": params.local_steps}
-    arguments["client_level"] = bool(params.client_level)
+    if params.method == "DistAIM":
+        return DistAIM(workload.domain, workload=workload, **arguments)
     return FLAIM(workload.domain, workload=workload, variant=VARIANTS[params.method], **arguments)
 
 
@@ -161,7 +166,7 @@ def make_workload(params: RunParams, domain: Domain, seed: int) -> Workload:
 
 
 def _metrics(
-    params: RunParams, data: _Data, workload: Workload, synthesizer: AIM | FLAIM, synthetic: Table
+    params: RunParams, data: _Data, workload: Workload, synthesizer: AIM | DistAIM | FLAIM, synthetic: Table
 ) -> dict[str, float | None]:
     from marginal_sdg.metrics import classifier_auc, nll, workload_error
 

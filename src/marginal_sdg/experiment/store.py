@@ -2,20 +2,23 @@
 
 A line is written with one ``write`` to a file opened for appending, then synced. A process killed in
 between can leave one torn last line; opening the store removes it. A lock that the kernel drops with its
-process keeps two sweeps out of one folder.
+process keeps two sweeps out of one folder. The last cell of a row is its checksum, so that a row that was damaged or
+edited later is refused when it is read; rows of versions before checksums have none and are taken as they are.
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from marginal_sdg.crypto.traffic import COLUMNS as TRAFFIC
 from marginal_sdg.errors import ConfigError
 from marginal_sdg.experiment.params import NAMES
 
@@ -33,7 +36,7 @@ CONTRACT = (
         "clients",
     ),
     *("participation", "partition", "gaussian_share", "seed", "workload_error", "nll", "auc", "train_rows"),
-    *("rho_spent", "sigma", "client_sent_bytes", "client_received_bytes", "server_bytes", "seconds_total"),
+    *("rho_spent", "sigma", *TRAFFIC, "seconds_total"),
     *("seconds_select", "seconds_measure", "seconds_generate", "peak_rss_mb", "version", "git_commit"),
 )
 COLUMNS = (
@@ -41,6 +44,15 @@ COLUMNS = (
     *(name for name in NAMES if name not in CONTRACT),
     *("test_rows", "synthetic_rows", "rounds_done", "privacy", "finished_at"),
 )
+
+CHECKSUM = "checksum"  # the last column of the file; readers check it and never see it
+
+# Columns of earlier versions, by the name of the same value today; None where it is kept no more.
+FORMER = {
+    "client_sent_bytes": "client_sent_paper_bytes",
+    "client_received_bytes": "client_received_paper_bytes",
+    "server_bytes": None,
+}
 
 
 class Store:
@@ -82,7 +94,7 @@ class Store:
         unknown = sorted(set(row) - set(COLUMNS))
         if unknown:
             raise KeyError(f"columns that runs.csv does not have: {', '.join(unknown)}")
-        _append(self.runs, _csv_line([_cell(row.get(name)) for name in COLUMNS]))
+        _append(self.runs, _signed_line([_cell(row.get(name)) for name in COLUMNS]))
 
     def add_event(self, event: Mapping[str, Any]) -> None:
         """Append one event as a line of JSON."""
@@ -90,8 +102,10 @@ class Store:
 
     def _match_columns(self) -> None:
         """Start runs.csv, or add the columns that it lacks because an earlier version wrote it."""
-        rows = list(read_rows(self.runs)) if self.runs.exists() else []
-        lines = [_csv_line(COLUMNS), *(_csv_line([row.get(name) or "" for name in COLUMNS]) for row in rows)]
+        lines = [_csv_line((*COLUMNS, CHECKSUM))]
+        for row, checked in _checked_rows(self.runs):
+            values = [row.get(name) or "" for name in COLUMNS]
+            lines.append(_signed_line(values) if checked else _csv_line([*values, ""]))
         text = "".join(lines)
         if not self.runs.exists() or self.runs.read_text(encoding="utf-8") != text:
             write_atomically(self.runs, text)
@@ -114,19 +128,31 @@ class Store:
 
 
 def read_rows(path: Path) -> Iterator[dict[str, str]]:
-    """Rows of a runs.csv, by column. Raises ConfigError if the file is not one."""
+    """Rows of a runs.csv, by column. Raises ConfigError if the file is not one, or a row not what was written."""
+    return (row for row, _ in _checked_rows(path))
+
+
+def _checked_rows(path: Path) -> Iterator[tuple[dict[str, str], bool]]:
+    """Rows, each with whether it had a checksum, which then is right."""
     if not path.exists():
         return
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.reader(file)
-        header = next(reader, [])
-        if "config_hash" not in header or not set(header) <= set(COLUMNS):
-            raise ConfigError(f"{path}: the columns are not those of this version; give another --out")
-        for values in reader:
-            if len(values) != len(header):
-                where = f"{path} line {reader.line_num}"
-                raise ConfigError(f"{where}: has {len(values)} of {len(header)} values; delete that line")
-            yield dict(zip(header, values, strict=True))
+    try:
+        with path.open(encoding="utf-8", errors="replace", newline="") as file:
+            names, *lines = list(csv.reader(file)) or [[]]
+    except csv.Error:
+        raise ConfigError(f"{path}: is damaged, it is not CSV; restore the file") from None
+    header = [FORMER.get(name, name) for name in names]
+    if "config_hash" not in header or not set(header) <= {*COLUMNS, CHECKSUM, None}:
+        raise ConfigError(f"{path}: the columns are not those of this version; give another --out")
+    for number, values in enumerate(lines, 2):  # a cell never spans lines
+        where = f"{path} line {number}"
+        if len(values) != len(header):
+            raise ConfigError(f"{where}: has {len(values)} of {len(header)} values; delete that line")
+        given = dict(zip(names, values, strict=True)).pop(CHECKSUM, "")
+        if given and given != _checksum(names, values):
+            raise ConfigError(f"{where}: is damaged, its checksum is wrong; restore the file or delete that line")
+        row = {name: value for name, value in zip(header, values, strict=True) if name not in (None, CHECKSUM)}
+        yield row, bool(given)
 
 
 def read_events(path: Path) -> Iterator[dict[str, Any]]:
@@ -178,7 +204,17 @@ def _append(path: Path, line: str, *, sync: bool = True) -> None:
         os.close(handle)
 
 
-def _csv_line(values: list[str] | tuple[str, ...]) -> str:
+def _signed_line(values: Sequence[str]) -> str:
+    return _csv_line([*values, _checksum(COLUMNS, values)])
+
+
+def _checksum(names: Sequence[str], values: Sequence[str]) -> str:
+    """64 bits of SHA-256 over the names and texts of a row's cells: against accidents, not against forgers."""
+    cells = [(name, value) for name, value in zip(names, values, strict=True) if name != CHECKSUM]
+    return hashlib.sha256(json.dumps(cells).encode()).hexdigest()[:16]
+
+
+def _csv_line(values: Sequence[str]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerow(values)
     return text.getvalue()

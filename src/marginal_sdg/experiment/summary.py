@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from marginal_sdg.crypto.traffic import COLUMNS as TRAFFIC
 from marginal_sdg.experiment.grid import varying
 from marginal_sdg.experiment.params import METHODS, NAMES, RunParams
 from marginal_sdg.experiment.targets import METRICS, Targets
@@ -18,7 +19,8 @@ from marginal_sdg.experiment.targets import METRICS, Targets
 RESAMPLES = 10_000
 MEASURED = (
     *METRICS,
-    *("rho_spent", "sigma", "seconds_total", "peak_rss_mb", "client_sent_bytes", "client_received_bytes"),
+    *("rho_spent", "sigma", "seconds_total", "peak_rss_mb"),
+    *(name for name in TRAFFIC if name.startswith("client")),
 )
 
 
