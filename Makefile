@@ -13,7 +13,7 @@ COMPILE = pip compile -q --universal --python-version 3.10 --generate-hashes --n
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
-run: .venv/run.stamp  ## run the main experiment at a quick size: four methods on Adult, three seeds
+run: .venv/run.stamp  ## run the main experiment at a quick size: five methods on Adult, three seeds
 	@$(RUN) --config adult_flaim.yaml --set seeds=3 --set calibration=paper
 
 test: .venv/dev.stamp  ## lint, types, tests and a small experiment

@@ -15,7 +15,7 @@ RESULTS = ROOT / "experiments" / "results"
 def adult_flaim() -> str:
     """Table 2's Adult column: published, paper calibration and sound calibration side by side."""
     with (RESULTS / "adult_flaim" / "summary.csv").open(encoding="utf-8") as file:
-        cells = {(row["method"], row["calibration"]): row for row in csv.DictReader(file)}
+        cells = {(_label(row), row["calibration"]): row for row in csv.DictReader(file)}
     lines = [
         "| | paper: error / NLL | `calibration: paper` | `calibration: sound` | private? |",
         "| --- | --- | --- | --- | --- |",
@@ -26,6 +26,11 @@ def adult_flaim() -> str:
         private = "no" if sound["privacy"] == "NOT PRIVATE" else "with `sound`"
         lines.append(f"| {method} | {published} | {_pair(paper)} | {_pair(sound)} | {private} |")
     return "\n".join(lines)
+
+
+def _label(row: dict[str, str]) -> str:
+    weighting = {"equal": ", equal weights", "records": ", weighted by records"}.get(row.get("weighting", ""), "")
+    return row["method"] + weighting
 
 
 def _pair(row: dict[str, str]) -> str:
