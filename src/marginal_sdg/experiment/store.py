@@ -47,13 +47,6 @@ COLUMNS = (
 
 CHECKSUM = "checksum"  # the last column of the file; readers check it and never see it
 
-# Columns of earlier versions, by the name of the same value today; None where it is kept no more.
-FORMER = {
-    "client_sent_bytes": "client_sent_paper_bytes",
-    "client_received_bytes": "client_received_paper_bytes",
-    "server_bytes": None,
-}
-
 
 class Store:
     """Results of a sweep in ``folder``; use as a context manager, which holds the lock."""
@@ -141,17 +134,16 @@ def _checked_rows(path: Path) -> Iterator[tuple[dict[str, str], bool]]:
             names, *lines = list(csv.reader(file)) or [[]]
     except csv.Error:
         raise ConfigError(f"{path}: is damaged, it is not CSV; restore the file") from None
-    header = [FORMER.get(name, name) for name in names]
-    if "config_hash" not in header or not set(header) <= {*COLUMNS, CHECKSUM, None}:
+    if "config_hash" not in names or not set(names) <= {*COLUMNS, CHECKSUM}:
         raise ConfigError(f"{path}: the columns are not those of this version; give another --out")
     for number, values in enumerate(lines, 2):  # a cell never spans lines
         where = f"{path} line {number}"
-        if len(values) != len(header):
-            raise ConfigError(f"{where}: has {len(values)} of {len(header)} values; delete that line")
-        given = dict(zip(names, values, strict=True)).pop(CHECKSUM, "")
+        if len(values) != len(names):
+            raise ConfigError(f"{where}: has {len(values)} of {len(names)} values; delete that line")
+        row = dict(zip(names, values, strict=True))
+        given = row.pop(CHECKSUM, "")
         if given and given != _checksum(names, values):
             raise ConfigError(f"{where}: is damaged, its checksum is wrong; restore the file or delete that line")
-        row = {name: value for name, value in zip(header, values, strict=True) if name not in (None, CHECKSUM)}
         yield row, bool(given)
 
 
