@@ -117,16 +117,6 @@ def test_columns_of_an_earlier_version_are_completed(tmp_path: Path) -> None:
         assert tuple(store.rows()[0]) == COLUMNS
 
 
-def test_columns_that_have_a_new_name_are_read_by_it(tmp_path: Path) -> None:
-    old = "config_hash,client_sent_bytes,server_bytes,sigma"
-    (tmp_path / "runs.csv").write_text(f"{old}\nx,12.0,99.0,3.5\n")
-    with Store(tmp_path) as store:
-        (found,) = store.rows()
-    assert tuple(found) == COLUMNS
-    assert (found["client_sent_paper_bytes"], found["sigma"]) == ("12.0", "3.5")
-    assert "99.0" not in found.values()
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [("a,b\n1,2\n", "columns are not those"), (",".join(CONTRACT) + "\nx,1\n", "line 2: has 2 of 38 values")],
