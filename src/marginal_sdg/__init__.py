@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 # Names load on first use, so that importing the package costs next to nothing.
 _PUBLIC = {
     "AIM": "synthesizers",
+    "FHAIM": "synthesizers",
     "FLAIM": "synthesizers",
     "Attribute": "attribute",
     "Budget": "privacy.budget",
@@ -32,6 +33,7 @@ _PUBLIC = {
 
 __all__ = [
     "AIM",
+    "FHAIM",
     "FLAIM",
     "Attribute",
     "Budget",
@@ -55,7 +57,7 @@ if TYPE_CHECKING:
     from marginal_sdg.graphical.model import GraphicalModel
     from marginal_sdg.privacy.budget import Budget
     from marginal_sdg.privacy.ledger import Ledger
-    from marginal_sdg.synthesizers import AIM, FLAIM, DistAIM
+    from marginal_sdg.synthesizers import AIM, FHAIM, FLAIM, DistAIM
     from marginal_sdg.workload import Workload
 
 

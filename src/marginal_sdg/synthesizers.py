@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
 
 from marginal_sdg.backends.base import Backend
+from marginal_sdg.backends.encrypted import EncryptedBackend
 from marginal_sdg.backends.federated import VARIANTS, FederatedBackend, flaim_costs
 from marginal_sdg.backends.ideal_pool import IdealPool
 from marginal_sdg.backends.plaintext import AIM_COSTS, PlaintextBackend
 from marginal_sdg.backends.share_pool import SharePool
 from marginal_sdg.backends.shared import SharedBackend
+from marginal_sdg.backends.vault import LARGEST_COUNT, ClearVault, Vault
 from marginal_sdg.crypto.masking import MaskedSum
 from marginal_sdg.crypto.secagg import IdealSecureSum
 from marginal_sdg.crypto.traffic import COLUMNS
@@ -63,6 +65,8 @@ class _Synthesizer:
     secure: bool = field(default=False, kw_only=True)
     on_event: OnEvent | None = field(default=None, kw_only=True, repr=False)
 
+    _ways: ClassVar[int] = 3  # of the marginals that an integer workload draws
+
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """The constructor's arguments by name."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
@@ -90,7 +94,16 @@ class _Synthesizer:
         if self.secure and self.seed is not None:
             raise ConfigError("seed: secure=True draws from the operating system and takes no seed; drop one of them")
         make_generator(self.generator, self.domain, self.max_model_mb)
-        return Budget(self.epsilon, self.delta), _workload(self.workload, self.domain)
+        return Budget(self.epsilon, self.delta), _workload(self.workload, self.domain, self._ways)
+
+    def _check_choice(self, name: str, *options: str) -> None:
+        if getattr(self, name) not in options:
+            raise ConfigError(f"{name}: must be {' or '.join(map(repr, options))}, got {getattr(self, name)!r}")
+
+    def _check_positive(self, name: str) -> None:
+        value = getattr(self, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ConfigError(f"{name}: must be a positive integer, got {value!r}")
 
     def _sources(self) -> tuple[Source, Source]:
         """Independent randomness for the ledger and for public choices; others for synthetic rows and for keys."""
@@ -210,15 +223,6 @@ class _Federation(_Synthesizer):
 
     participation: float = field(default=0.1, kw_only=True)
     client_level: bool = field(default=False, kw_only=True)
-
-    def _check_choice(self, name: str, *options: str) -> None:
-        if getattr(self, name) not in options:
-            raise ConfigError(f"{name}: must be {' or '.join(map(repr, options))}, got {getattr(self, name)!r}")
-
-    def _check_positive(self, name: str) -> None:
-        value = getattr(self, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ConfigError(f"{name}: must be a positive integer, got {value!r}")
 
     def _prepare(
         self, clients: Sequence[Records], costs: Costs, budget: Budget, ledger: Ledger | None, *, private: bool = True
@@ -350,6 +354,76 @@ class DistAIM(_Federation):
         return self
 
 
+@dataclass(eq=False)
+class FHAIM(_Synthesizer):
+    """FHAIM: AIM over a table that stays encrypted from the data holder to the releases (2026).
+
+    Counts 1- and 2-way marginals, so an integer ``workload`` draws 2-way ones. Takes every parameter of :class:`AIM`
+    (``calibration`` must be "sound"), and
+
+    Parameters
+    ----------
+    max_records : int
+        Public cap on the number of records; a larger table is refused by its holder.
+    score : "l2" or "l2_squared"
+        Candidates are ranked by the L2 norm of the model's error, or by its square as in the paper, which needs far
+        more noise.
+    engine : "ideal" or "bgv"
+        Compute in the clear what the three roles would, or run them on ciphertexts (needs the extra ``fhe``): the
+        same results.
+    upload : "records" or "marginals"
+        What the data holder encrypts: the table, for any workload later, or its marginals, which is far cheaper.
+    """
+
+    _ways = 2
+
+    max_records: int = field(default=46_000, kw_only=True)
+    score: str = field(default="l2", kw_only=True)
+    engine: str = field(default="ideal", kw_only=True)
+    upload: str = field(default="records", kw_only=True)
+
+    def fit(self, table: Records, *, ledger: Ledger | None = None) -> FHAIM:
+        """Spend the budget on ``table``. Raises before anything is spent where table or parameters are wrong.
+
+        ``ledger``: a ledger that several fits on the same records share; it must be able to pay this one's budget.
+        """
+        budget, workload = self._checked()
+        self._check_choice("score", "l2", "l2_squared")
+        self._check_choice("engine", "ideal", "bgv")
+        self._check_choice("upload", "records", "marginals")
+        self._check_positive("max_records")
+        if not self._sound:
+            raise ConfigError("calibration: FHAIM has only 'sound'; drop the parameter")
+        if self.max_records > LARGEST_COUNT:
+            raise ConfigError(f"max_records: {self.max_records:,} records need scores beyond 2^32; at most 46,000")
+        plan_schedule(self.rounds, AIM_COSTS, budget.rho, self.gaussian_share, 1)
+        encoded = self._encoded(table)
+        if len(encoded) > self.max_records:
+            raise DataError(f"fit: the table has more than max_records = {self.max_records:,} records; raise the cap")
+        noise, _ = self._sources()
+        account = Ledger(budget, noise, group=self.records_per_person, parent=ledger)
+        vault = self._vault(encoded, workload)
+        backend = EncryptedBackend(vault, workload, squared=self.score == "l2_squared", max_records=self.max_records)
+        self._run(backend, workload, account, start_rounds=16 * len(self.domain))
+        self.communication_ = dict.fromkeys(COLUMNS, 0.0)
+        return self
+
+    def _vault(self, table: Table, workload: Workload) -> Vault:
+        if self.engine == "ideal":
+            return ClearVault(table)
+        from marginal_sdg.backends.sealed import SealedVault
+
+        rounds = self.rounds if isinstance(self.rounds, int) else 16 * len(self.domain)
+        return SealedVault(
+            table,
+            workload,
+            self._keys.key,
+            max_records=self.max_records,
+            measurements=len(workload.one_way) + rounds,
+            upload=self.upload,
+        )
+
+
 def _at_most(records: int, table: Table, source: Source) -> Table:
     """A random subset of a client's records, so that the whole client is a bounded group."""
     if len(table) <= records:
@@ -357,11 +431,11 @@ def _at_most(records: int, table: Table, source: Source) -> Table:
     return table.take(source.generator().choice(len(table), records, replace=False))
 
 
-def _workload(workload: Workload | int | Iterable[Iterable[str]], domain: Domain) -> Workload:
+def _workload(workload: Workload | int | Iterable[Iterable[str]], domain: Domain, ways: int) -> Workload:
     if isinstance(workload, Workload):
         if workload.domain != domain:
             raise ConfigError("workload: was made for another domain than the estimator's")
         return workload
     if isinstance(workload, int):
-        return Workload.random(domain, workload)
+        return Workload.random(domain, workload, ways)
     return Workload(domain, tuple(domain.clique(clique) for clique in workload))

@@ -75,6 +75,7 @@ def test_every_pair_of_servers_holds_a_complete_gumbel():
     noise = Ledger(LARGE, Source.seeded(2)).gumbel_parts(4000, Fraction(1), sensitivity=1, what="test")
     silent = [not part.any() for part in noise.parts]
     assert sum(silent) == 1
+    assert max(np.abs(part).max() for part in noise.parts) < noise.limit == GUMBEL_LIMIT
     dealer = Ledger(LARGE, Source.seeded(2)).gumbel_parts(4, Fraction(1), sensitivity=1, servers=1, what="test")
     assert len(dealer.parts) == 1 and dealer.parts[0].any()
 

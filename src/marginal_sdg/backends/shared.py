@@ -54,7 +54,7 @@ class SharedBackend:
         self._probability = math.ceil(clients * participation) / clients
         self._weighted = weighted
         self._exact_sizes = exact_sizes
-        self._servers = SERVERS if self._sound else 1
+        self._servers, self._by = (SERVERS, "servers") if self._sound else (1, "dealer")
         self._joined: list[int] = []
         self._cohorts = 0
         self._size = 0
@@ -83,6 +83,7 @@ class SharedBackend:
             step.epsilon2,
             sensitivity=sensitivity(heterogeneity=False),
             servers=self._servers,
+            by=self._by,
             what=f"round {step.index + 1}: select a clique",
         )
         weights = np.floor(candidates.weights * scores.unit).astype(np.int64)
@@ -117,7 +118,9 @@ class SharedBackend:
     def _measure(self, cliques: Sequence[Clique], step: Step, ledger: Ledger, what: str) -> list[Measurement]:
         cells = [self._domain.size(clique) for clique in cliques]
         per_record = max(len(cliques), 1)
-        noise = ledger.gaussian_parts(cells, step.variance, servers=self._servers, per_record=per_record, what=what)
+        noise = ledger.gaussian_parts(
+            cells, step.variance, servers=self._servers, per_record=per_record, by=self._by, what=what
+        )
         size, sigma = self._pool_size, math.sqrt(noise.variance)
         return [
             Measurement(clique, counts, sigma, size, size if self._weighted else None)

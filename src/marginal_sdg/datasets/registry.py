@@ -22,8 +22,10 @@ from marginal_sdg.errors import DataError
 if TYPE_CHECKING:
     import pandas as pd
 
-DATASETS = ("adult", "magic", "census", "covtype", "credit", "intrusion", "marketing")
-"""Names that ``load_dataset`` knows; adult and magic come with the package."""
+SHIPPED = ("adult", "magic", "diabetes_pima", "breast_cancer", "adult32")
+"""Data sets that come with the package."""
+DATASETS = (*SHIPPED, "census", "covtype", "credit", "intrusion", "marketing", "compas_mpcsdg")
+"""Names that ``load_dataset`` knows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +65,7 @@ def load_dataset(name: str) -> Dataset:
     if name not in DATASETS:
         raise DataError(f"unknown data set {name!r}{nearest(name, DATASETS)}; known: {', '.join(DATASETS)}")
     facts = _facts(name)
-    frame, place = _read(name, facts)
+    frame, place = _read(facts.get("table", name), facts)
     edition = _check(frame, facts, place)
     domain = Domain.load(shipped_folder() / "domains" / f"{name}.yaml")
     frame = frame[list(domain.names)].reset_index(drop=True)
@@ -89,7 +91,7 @@ def _facts(name: str) -> dict[str, Any]:
 
 
 def _read(name: str, facts: dict[str, Any]) -> tuple[pd.DataFrame, str]:
-    """The raw table, and where it came from (for error messages)."""
+    """The raw table of that name, and where it came from (for error messages)."""
     file = f"{name}.parquet"
     shipped = shipped_folder() / file
     if shipped.is_file():

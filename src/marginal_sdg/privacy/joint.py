@@ -30,11 +30,12 @@ class NoisyCells:
 class NoisyScores:
     """What each server adds to the scores of some candidates; the largest sum wins.
 
-    ``unit``: how many steps of the noise's grid, 2^-24 each, a score of 1 counts.
+    ``unit``: how many steps of the noise's grid a score of 1 counts; ``limit``: no server's noise is larger.
     """
 
     parts: tuple[Counts, ...]
     unit: int
+    limit: int
 
 
 def part_variance(variance: Fraction, servers: int) -> Fraction:
@@ -57,20 +58,20 @@ def part_variance(variance: Fraction, servers: int) -> Fraction:
     return 1 / (4 * (1 / (2 * variance) - tau_below / 4))
 
 
-def gumbel_unit(epsilon: Fraction, sensitivity: Fraction) -> int:
-    """Grid steps per unit of score, so that selecting by the largest noisy score has bounded range ``epsilon``.
+def gumbel_unit(epsilon: Fraction, sensitivity: Fraction, bits: int = GUMBEL_BITS) -> int:
+    """Steps of 2^-bits per unit of score, so that selecting by the largest noisy score has bounded range ``epsilon``.
 
     Rounded scores are exact multiples of the grid. The noise is off by less than one step, which multiplies any
     candidate's probability by at most exp(+-2 steps), so that epsilon is lowered by 8 steps first.
     """
-    unit = int((epsilon * (1 << GUMBEL_BITS) - 8) / (2 * sensitivity))
+    unit = int((epsilon * (1 << bits) - 8) / (2 * sensitivity))
     if unit < 1:
         raise BudgetError(f"joint selection: epsilon {float(epsilon):.3g} is below the noise's grid; raise epsilon")
     return unit
 
 
-def gumbel(candidates: int, source: Source) -> Counts:
-    """(candidates,) independent Gumbel noise in steps of 2^-24, off by less than a step.
+def gumbel(candidates: int, source: Source, bits: int = GUMBEL_BITS) -> Counts:
+    """(candidates,) independent Gumbel noise in steps of 2^-bits (40 at most), off by less than a step.
 
     -log(-log U) with U of 128 random bits; near 1 it is computed from 1 - U, which has all its bits as well.
     """
@@ -79,5 +80,5 @@ def gumbel(candidates: int, source: Source) -> Counts:
     high, low = (np.where(upper, ~word, word).astype(np.float64) for word in words)
     distance = (high + (low + 0.5) * 2.0**-64) * 2.0**-64  # to the nearer end of the unit interval
     exponential = np.where(upper, -np.log1p(-distance), -np.log(distance))
-    steps: Counts = np.rint(-np.log(exponential) * 2.0**GUMBEL_BITS).astype(np.int64)
+    steps: Counts = np.rint(-np.log(exponential) * 2.0**bits).astype(np.int64)
     return steps

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from ..errors import BudgetError, DataError
 from .budget import Budget, eps_from_rho_delta
-from .joint import SERVERS, NoisyCells, NoisyScores, gumbel, gumbel_unit, part_variance
+from .joint import GUMBEL_BITS, GUMBEL_LIMIT, SERVERS, NoisyCells, NoisyScores, gumbel, gumbel_unit, part_variance
 from .noise import DiscreteGaussian, Source, exact_choice
 
 if TYPE_CHECKING:
@@ -172,14 +172,21 @@ class Ledger:
         return [exact_choice(factor * vector.clip(-limit, limit), self.source) for vector in vectors]
 
     def gaussian_parts(
-        self, cells: Sequence[int], variance: Fraction, *, servers: int = SERVERS, per_record: int = 1, what: str
+        self,
+        cells: Sequence[int],
+        variance: Fraction,
+        *,
+        servers: int = SERVERS,
+        per_record: int = 1,
+        what: str,
+        by: str = "servers",
     ) -> NoisyCells:
         """Noise for tables that nobody sees in the clear, in one part per server.
 
         ``cells``: of each table. Charges per_record / (2 variance), what a server still faces that knows its own
-        part; ``servers=1`` is a single dealer who knows it all. See :func:`part_variance`.
+        part; with ``servers=1`` somebody draws it who may know it all. See :func:`part_variance`.
         """
-        charge = Charge(what, "gaussian", variance, per_record, _by(servers), self.group)
+        charge = Charge(what, "gaussian", variance, per_record, by, self.group)
         noise = DiscreteGaussian(part_variance(charge.parameter, servers))
         self.charge(charge)
         parts = tuple([noise.sample(size, self.source) for size in cells] for _ in range(servers))
@@ -192,19 +199,22 @@ class Ledger:
         *,
         sensitivity: float,
         servers: int = SERVERS,
+        bits: int = GUMBEL_BITS,
         what: str,
+        by: str = "servers",
     ) -> NoisyScores:
         """Noise for scores that nobody sees in the clear, in one part per server; the largest noisy score wins.
 
         Two of three servers add a complete Gumbel, so that each server lacks at least one: given all else, the
-        winner follows the exponential mechanism. Charges epsilon^2 / 8; ``servers=1`` is a single dealer.
+        winner follows the exponential mechanism. Charges epsilon^2 / 8; with ``servers=1`` somebody draws it who may
+        know it. ``bits``: binary places of the noise.
         """
-        charge = Charge(what, "exponential", epsilon2, 1, _by(servers), self.group)
-        unit = gumbel_unit(_root_below(charge.parameter), Fraction(sensitivity))
+        charge = Charge(what, "exponential", epsilon2, 1, by, self.group)
+        unit = gumbel_unit(_root_below(charge.parameter), Fraction(sensitivity), bits)
         self.charge(charge)
-        drawn = [gumbel(candidates, self.source) for _ in range(max(servers - 1, 1))]
+        drawn = [gumbel(candidates, self.source, bits) for _ in range(max(servers - 1, 1))]
         silent = [np.zeros(candidates, dtype=np.int64)] * (servers - len(drawn))
-        return NoisyScores((*drawn, *silent), unit)
+        return NoisyScores((*drawn, *silent), unit, GUMBEL_LIMIT << bits >> GUMBEL_BITS)
 
     def charge(self, charge: Charge) -> None:
         """Record a charge or raise BudgetError. Called directly only where other parties draw the noise."""
@@ -326,10 +336,6 @@ class Ledger:
         notes = "".join(f"<li>{html.escape(text)}</li>" for text in self._caveats)
         table = self.to_frame().to_html(index=False, na_rep="", float_format="{:.4g}".format)
         return f"<p>{html.escape(repr(self))}; adjacency: {self.adjacency}</p><ul>{notes}</ul>{table}"
-
-
-def _by(servers: int) -> str:
-    return "servers" if servers > 1 else "dealer"
 
 
 def _root_below(square: Fraction) -> Fraction:

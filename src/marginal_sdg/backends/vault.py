@@ -1,0 +1,74 @@
+"""The answers of one encrypted table: what FHAIM's roles compute on, and the same in the clear."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from marginal_sdg.domain import Clique
+from marginal_sdg.encoding import Table
+from marginal_sdg.marginals import Counts, contingency
+
+LARGEST_COUNT = 46_000  # records: squared distances then fit below 2^32, the largest modulus of exact plaintexts
+
+
+@dataclass(frozen=True)
+class NormBallot:
+    """All that is public about one selection by L2 norms: the q with the largest noisy
+
+    ``weights[q] * f(||M_q - expected_q||^2) - penalties[q]``
+
+    where f(v) is v, or with ``fraction`` = k binary places floor(2^k sqrt(v)). ``expected``: (cells,) int64 of every
+    clique; ``weights`` and ``penalties``: (Q,) int64, in steps of the noise's grid.
+    """
+
+    cliques: tuple[Clique, ...]
+    expected: tuple[Counts, ...]
+    weights: Counts
+    penalties: Counts
+    fraction: int | None
+
+    def largest_square(self, records: int) -> int:
+        """No squared distance is larger, for a table of at most that many records."""
+        return records**2 + max(int(counts @ counts) for counts in self.expected)
+
+    def score(self, squares: Sequence[int]) -> Counts:
+        """(Q,) scores without noise, in exact integers."""
+        if self.fraction is not None:
+            squares = [math.isqrt(square << (2 * self.fraction)) for square in squares]
+        return self.weights * np.array(squares, dtype=np.int64) - self.penalties
+
+
+class Vault(Protocol):
+    """The answers of one table that server and key holder cannot read. Noise is paid for before a vault sees it."""
+
+    def select(self, ballot: NormBallot, noise: Counts, largest_noise: int) -> int:
+        """The winner's place in the ballot; ties go to the first. ``noise``: (Q,), none larger than that."""
+        ...
+
+    def measure(self, cliques: Sequence[Clique], noise: Sequence[Counts]) -> list[Counts]:
+        """Noisy marginals; (cells,) noise for every clique."""
+        ...
+
+
+class ClearVault:
+    """The same functions computed in the clear: for sweeps, and as the oracle of the encrypted ones."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+
+    def select(self, ballot: NormBallot, noise: Counts, largest_noise: int) -> int:
+        """Scores in exact integers."""
+        squares = []
+        for clique, expected in zip(ballot.cliques, ballot.expected, strict=True):
+            difference = contingency(self._table, clique) - expected
+            squares.append(int(difference @ difference))
+        return int(np.argmax(ballot.score(squares) + noise))
+
+    def measure(self, cliques: Sequence[Clique], noise: Sequence[Counts]) -> list[Counts]:
+        """Exact counts plus noise."""
+        return [contingency(self._table, clique) + part for clique, part in zip(cliques, noise, strict=True)]

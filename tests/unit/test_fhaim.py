@@ -1,0 +1,182 @@
+"""FHAIM: the clear vault against brute force, the encrypted one against the clear one, sensitivities, refusals."""
+
+from __future__ import annotations
+
+import math
+from itertools import combinations, product
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from marginal_sdg import FHAIM, Domain, Workload
+from marginal_sdg.backends.vault import ClearVault, NormBallot
+from marginal_sdg.crypto.fhe import library
+from marginal_sdg.errors import ConfigError, DataError, ProtocolError
+from marginal_sdg.marginals import contingency
+from marginal_sdg.metrics import workload_error
+
+try:
+    library.openfhe()
+    ENCRYPTED = pytest.mark.skipif(False, reason="")
+except ProtocolError as error:
+    ENCRYPTED = pytest.mark.skipif(True, reason=str(error))
+
+
+@pytest.fixture(scope="module")
+def pairs(domain):
+    return Workload(domain, tuple(combinations(domain.names, 2)))
+
+
+def fit(table, workload, **params):
+    defaults = {"workload": workload, "rounds": 4, "epsilon": 3.0, "seed": 2, "max_records": 2500}
+    return FHAIM(table.domain, **{**defaults, **params}).fit(table)
+
+
+def released(fitted):
+    return [(m.clique, m.counts.tolist(), m.sigma) for m in fitted.measurements_]
+
+
+# --- scores ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fraction", [None, 0, 6])
+@given(seed=st.integers(0, 2**32))
+def test_selection_is_the_argmax_of_exact_noisy_scores(table, pairs, fraction, seed):
+    rng = np.random.default_rng(seed)
+    cliques = tuple(pairs.closure[k] for k in rng.permutation(len(pairs.closure))[:5])
+    expected = tuple(rng.integers(0, 400, table.domain.size(q)) for q in cliques)
+    vote = NormBallot(cliques, expected, rng.integers(0, 2**16, 5), rng.integers(0, 2**20, 5), fraction)
+    noise = rng.integers(-(2**20), 2**20, 5)
+    scores = []
+    for q, clique in enumerate(cliques):
+        square = sum(int(x) ** 2 for x in contingency(table, clique) - expected[q])
+        value = square if fraction is None else math.isqrt(square * 4**fraction)
+        scores.append(int(vote.weights[q]) * value - int(vote.penalties[q]) + int(noise[q]))
+        assert square <= vote.largest_square(len(table))
+    assert ClearVault(table).select(vote, noise, 2**20) == int(np.argmax(scores))
+
+
+TINY = Domain.from_shape({"a": 2, "b": 2})
+
+
+@pytest.mark.parametrize(("fraction", "step"), [(0, 1), (6, 64)])
+def test_one_record_moves_a_rounded_norm_by_at_most_one_record(fraction, step):
+    """Brute force over all tables and models of up to 3 records: the norm has sensitivity 1, the square has more."""
+    cells = [np.array(counts) for counts in product(range(4), repeat=4) if sum(counts) <= 3]
+    furthest = squared = 0
+    for counts, model in product(cells, cells):
+        for cell in range(4):
+            more = counts.copy()
+            more[cell] += 1
+            before, after = (int((x - model) @ (x - model)) for x in (counts, more))
+            norms = [math.isqrt(square << (2 * fraction)) for square in (before, after)]
+            furthest = max(furthest, abs(norms[1] - norms[0]))
+            squared = max(squared, abs(after - before))
+    assert furthest == step
+    assert 1 < squared <= 2 * 3 + 1
+
+
+@pytest.mark.parametrize(("score", "sensitivity"), [("l2", 1), ("l2_squared", 2 * 2500 + 1)])
+def test_noise_follows_the_true_sensitivity(table, pairs, monkeypatch, score, sensitivity):
+    from marginal_sdg.privacy import Ledger
+
+    seen = []
+    original = Ledger.gumbel_parts
+
+    def watched(self, *arguments, **terms):
+        seen.append(terms["sensitivity"])
+        return original(self, *arguments, **terms)
+
+    monkeypatch.setattr(Ledger, "gumbel_parts", watched)
+    fitted = fit(table, pairs, score=score)
+    assert set(seen) == {sensitivity}
+    assert fitted.ledger.spent == fitted.ledger.budget.rho
+    assert {charge.by for charge in fitted.ledger.charges} == {"holder"}
+
+
+def test_a_large_budget_comes_close_to_the_truth(table, pairs):
+    fitted = fit(table, pairs, epsilon=20.0, rounds=8)
+    assert workload_error(table, fitted.sample_table(20_000, seed=0), pairs) < 0.05
+
+
+# --- ciphertexts ----------------------------------------------------------------------------------
+
+
+@ENCRYPTED
+@pytest.mark.parametrize("upload", ["records", "marginals"])
+@pytest.mark.parametrize("score", ["l2", "l2_squared"])
+def test_a_fit_on_ciphertexts_is_the_fit_in_the_clear(table, pairs, score, upload):
+    params = {"score": score, "max_records": 300, "upload": upload}
+    part = table.take(np.arange(250))
+    assert released(fit(part, pairs, engine="bgv", **params)) == released(fit(part, pairs, **params))
+
+
+@ENCRYPTED
+@pytest.mark.slow
+@pytest.mark.parametrize("fraction", [None, 6])
+def test_a_thousand_encrypted_selections_equal_the_clear_ones(table, pairs, fraction):
+    from marginal_sdg.backends.sealed import SealedVault
+    from marginal_sdg.privacy import Source
+
+    rng = np.random.default_rng(0)
+    keys = Source.seeded(0).key
+    sealed = SealedVault(table, pairs, keys, max_records=2000, measurements=1, upload="marginals")
+    clear = ClearVault(table)
+    for _ in range(1000):
+        expected = tuple(np.rint(contingency(table, q) * rng.uniform(0.5, 1.5)).astype(np.int64) for q in pairs.closure)
+        n = len(expected)
+        vote = NormBallot(pairs.closure, expected, rng.integers(1, 2**12, n), rng.integers(0, 2**16, n), fraction)
+        noise = rng.integers(-(2**18), 2**18, n)
+        assert sealed.select(vote, noise, 2**18) == clear.select(vote, noise, 2**18)
+
+
+@ENCRYPTED
+def test_the_key_holder_decrypts_no_more_than_was_declared(table, pairs):
+    from marginal_sdg.backends.sealed import SealedVault
+    from marginal_sdg.privacy import Source
+
+    vault = SealedVault(table, pairs, Source.seeded(0).key, max_records=2000, measurements=1, upload="marginals")
+    zeros = [np.zeros(3, dtype=np.int64)]
+    (counts,) = vault.measure([("a",)], zeros)
+    np.testing.assert_array_equal(counts, contingency(table, ("a",)))
+    with pytest.raises(ProtocolError, match="may still be decrypted"):
+        for _ in range(vault.plan.measured_outputs):
+            vault.measure([("a",)], zeros)
+    assert min(vault.bytes[phase] for phase in ("keys", "upload", "share", "measure")) > 0
+
+
+# --- bad input ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"score": "l1"}, "score: must be 'l2' or 'l2_squared', got 'l1'"),
+        ({"engine": "ckks"}, "engine: must be 'ideal' or 'bgv', got 'ckks'"),
+        ({"upload": "rows"}, "upload: must be 'records' or 'marginals', got 'rows'"),
+        ({"calibration": "paper"}, "calibration: FHAIM has only 'sound'"),
+        ({"max_records": 0}, "max_records: must be a positive integer, got 0"),
+        ({"max_records": 10**6}, "at most 46,000"),
+    ],
+)
+def test_bad_parameters_are_named(table, pairs, params, message):
+    with pytest.raises(ConfigError, match=message):
+        fit(table, pairs, **params)
+
+
+def test_a_table_above_the_cap_is_refused_before_anything_is_spent(table, pairs):
+    with pytest.raises(DataError, match="more than max_records = 1,999 records"):
+        fit(table, pairs, max_records=1999)
+
+
+@ENCRYPTED
+def test_three_way_marginals_are_refused_on_ciphertexts(table):
+    with pytest.raises(ConfigError, match="1- and 2-way marginals"):
+        fit(table, Workload(table.domain, (("a", "b", "c"),)), engine="bgv")
+
+
+def test_an_integer_workload_draws_pairs(table):
+    fitted = FHAIM(table.domain, workload=3, rounds=2, max_records=2000, seed=0).fit(table)
+    assert max(len(m.clique) for m in fitted.measurements_) <= 2
