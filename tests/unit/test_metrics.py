@@ -10,7 +10,7 @@ import pytest
 from marginal_sdg import Domain, Table, Workload
 from marginal_sdg.errors import DataError
 from marginal_sdg.graphical.model import GraphicalModel
-from marginal_sdg.metrics import classifier_auc, heterogeneity, nll, workload_error
+from marginal_sdg.metrics import classifier_scores, heterogeneity, nll, workload_error
 
 
 def rows(domain, *records) -> Table:
@@ -47,15 +47,24 @@ def test_heterogeneity_is_the_mean_total_variation_over_all_small_marginals(doma
 
 def test_auc_tells_a_learnable_target_from_noise(domain, table):
     half = table.take(np.arange(1000)), table.take(np.arange(1000, 2000))
-    assert classifier_auc(*half, target="c") > 0.85
+    assert classifier_scores(*half, target="c").auc > 0.85
     shuffled = table.codes.copy()
     shuffled[:, 2] = np.random.default_rng(0).permutation(shuffled[:, 2])
-    assert abs(classifier_auc(Table(domain, shuffled), half[1], target="c") - 0.5) < 0.1
+    assert abs(classifier_scores(Table(domain, shuffled), half[1], target="c").auc - 0.5) < 0.1
 
 
 def test_auc_without_all_classes_says_so_by_its_value(domain, table):
-    assert classifier_auc(table.take(table.column("c") == 0), table, target="c") == 0.5
-    assert classifier_auc(table.take(table.column("a") != 2), table, target="a") == 0.0
+    assert classifier_scores(table.take(table.column("c") == 0), table, target="c").auc == 0.5
+    assert classifier_scores(table.take(table.column("a") != 2), table, target="a").auc == 0.0
+
+
+def test_accuracy_is_the_share_of_right_answers(table):
+    only = classifier_scores(table.take(table.column("c") == 0), table, target="c")
+    assert only.accuracy == (table.column("c") == 0).mean()
+    two_of_three = classifier_scores(table.take(table.column("a") != 2), table, target="a")
+    assert two_of_three.accuracy <= (table.column("a") != 2).mean()
+    halves = (table.take(np.arange(k, len(table), 2)) for k in (0, 1))
+    assert 0.9 < classifier_scores(*halves, target="c").accuracy < 1.0  # c is all but a function of the others
 
 
 def test_empty_tables_have_no_metrics():

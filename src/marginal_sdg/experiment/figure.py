@@ -21,6 +21,7 @@ AXIS_NAMES = {
     "workload_error": "Workload error (mean L1)",
     "nll": "Negative log-likelihood (nats)",
     "auc": "AUC",
+    "accuracy": "classification accuracy",
     "epsilon": "Privacy budget ε",
     "rounds": "Rounds T",
     "participation": "Participation p",

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-Method = Literal["AIM", "DistAIM", "NaiveFLAIM", "AugFLAIM (Oracle)", "AugFLAIM (Private)"]
+Method = Literal["AIM", "FHAIM", "DistAIM", "NaiveFLAIM", "AugFLAIM (Oracle)", "AugFLAIM (Private)"]
 METHODS: tuple[str, ...] = get_args(Method)
 
 # The FLAIM variant behind each federated method's name in the paper.
@@ -22,6 +22,8 @@ VARIANTS: dict[str, str] = {
 OF_CLIENTS = ("participation", "client_level", "clients", "partition", "partition_seed")  # of no use to a curator
 OF_FLAIM = ("local_steps", "secagg", "cohort", "min_cohort")
 OF_DISTAIM = ("weighting", "engine")
+OF_FHAIM = ("score", "upload", "max_records", "engine")
+OF_ONE_TABLE = ("AIM", "FHAIM")
 
 
 def _known_partition(value: str) -> str:
@@ -80,7 +82,10 @@ class RunParams(BaseModel):
     cohort: Literal["padded", "per_query"] | None = None
     min_cohort: Annotated[int, Field(ge=1, le=100_000)] | None = None
     weighting: Literal["records", "equal"] | None = None
-    engine: Literal["ideal", "shares"] | None = None
+    score: Literal["l2", "l2_squared"] | None = None
+    upload: Literal["records", "marginals"] | None = None
+    max_records: Annotated[int, Field(ge=1, le=46_000)] | None = None
+    engine: Literal["ideal", "shares", "bgv"] | None = None
     with_auc: bool = False
     workload_seed: Seed = 123
     split_seed: Seed = 571
@@ -91,8 +96,8 @@ class RunParams(BaseModel):
         generated = self.dataset == "synthfs"  # comes with its clients, its rows and no label
         drop: set[str] = set()
         drop |= set() if self.method in VARIANTS else set(OF_FLAIM)
-        drop |= set() if self.method == "DistAIM" else set(OF_DISTAIM)
-        if self.method == "AIM":
+        drop |= {*OF_DISTAIM, *OF_FHAIM} - set({"DistAIM": OF_DISTAIM, "FHAIM": OF_FHAIM}.get(self.method, ()))
+        if self.method in OF_ONE_TABLE:
             drop |= set(OF_CLIENTS[:2]) if generated else set(OF_CLIENTS)
         drop |= {"partition", "max_rows"} if generated else {"feature_skew"}
         values = {name: None if name in drop else getattr(self, name) for name in NAMES}

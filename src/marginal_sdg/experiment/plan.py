@@ -13,7 +13,7 @@ from rich.console import Console
 from marginal_sdg.domain import Domain
 from marginal_sdg.experiment.config import Config
 from marginal_sdg.experiment.grid import label, varying
-from marginal_sdg.experiment.params import VARIANTS, RunParams
+from marginal_sdg.experiment.params import OF_ONE_TABLE, VARIANTS, RunParams
 from marginal_sdg.experiment.progress import say, show_table
 from marginal_sdg.experiment.run import make_workload
 from marginal_sdg.experiment.targets import Targets
@@ -50,7 +50,7 @@ def split_budget(cell: RunParams, attributes: int) -> Split:
         assert cell.local_steps is not None
         costs = flaim_costs(METHODS[VARIANTS[cell.method]], attributes, cell.local_steps, sound=sound)
         start = 8 * attributes
-    sizes = SIZE_SHARE * rho if sound and cell.method != "AIM" else rho * 0
+    sizes = SIZE_SHARE * rho if sound and cell.method not in OF_ONE_TABLE else rho * 0
     step = plan_schedule(cell.rounds, costs, rho - sizes, cell.gaussian_share, start).initial
     rounds = cell.rounds if isinstance(cell.rounds, int) else start
     return Split(

@@ -16,13 +16,13 @@ import numpy.typing as npt
 
 from marginal_sdg.crypto.traffic import COLUMNS as TRAFFIC
 from marginal_sdg.experiment.grid import Run
-from marginal_sdg.experiment.params import OF_DISTAIM, OF_FLAIM, VARIANTS, RunParams
+from marginal_sdg.experiment.params import OF_DISTAIM, OF_FHAIM, OF_FLAIM, OF_ONE_TABLE, VARIANTS, RunParams
 from marginal_sdg.experiment.pool import READY
 
 if TYPE_CHECKING:
     from marginal_sdg.domain import Domain
     from marginal_sdg.encoding import Table
-    from marginal_sdg.synthesizers import AIM, FLAIM, DistAIM
+    from marginal_sdg.synthesizers import AIM, FHAIM, FLAIM, DistAIM
     from marginal_sdg.workload import Workload
 
 Emit = Callable[[dict[str, Any]], None]
@@ -128,7 +128,7 @@ def _clients(run: Run, data: _Data, seed: int) -> list[Table] | None:
     """The training rows of each client; None where one curator has them all."""
     from marginal_sdg.datasets import partition
 
-    if run.params.method == "AIM":
+    if run.params.method in OF_ONE_TABLE:
         return None
     owner = data.owner
     if owner is None:
@@ -137,24 +137,20 @@ def _clients(run: Run, data: _Data, seed: int) -> list[Table] | None:
     return [data.train.take(np.flatnonzero(owner == client)) for client in range(run.params.clients or 0)]
 
 
-def make_synthesizer(params: RunParams, workload: Workload, **others: Any) -> AIM | DistAIM | FLAIM:
+def make_synthesizer(params: RunParams, workload: Workload, **others: Any) -> AIM | DistAIM | FHAIM | FLAIM:
     """The estimator that a cell's parameters describe; ``others`` are its remaining arguments."""
-    from marginal_sdg.synthesizers import AIM, FLAIM, DistAIM
+    from marginal_sdg.synthesizers import AIM, FHAIM, FLAIM, DistAIM
 
     names = ("epsilon", "delta", "rounds", "gaussian_share", "calibration", "generator", "max_model_mb")
-    options = (
-        "records_per_person",
-        "participation",
-        "client_level",
-        *OF_FLAIM,
-        *OF_DISTAIM,
-    )  # None is the estimator's own default
-    values = {name: getattr(params, name) for name in (*names, *options)}
+    options = ("records_per_person", "participation", "client_level", *OF_FLAIM, *OF_DISTAIM, *OF_FHAIM)
+    values = {name: getattr(params, name) for name in (*names, *options)}  # None: the estimator's own default
     arguments = {name: value for name, value in values.items() if value is not None} | others
     if params.method == "AIM":
         return AIM(workload.domain, workload=workload, **arguments)
     if params.method == "DistAIM":
         return DistAIM(workload.domain, workload=workload, **arguments)
+    if params.method == "FHAIM":
+        return FHAIM(workload.domain, workload=workload, **arguments)
     return FLAIM(workload.domain, workload=workload, variant=VARIANTS[params.method], **arguments)
 
 
@@ -166,13 +162,15 @@ def make_workload(params: RunParams, domain: Domain, seed: int) -> Workload:
 
 
 def _metrics(
-    params: RunParams, data: _Data, workload: Workload, synthesizer: AIM | DistAIM | FLAIM, synthetic: Table
+    params: RunParams, data: _Data, workload: Workload, synthesizer: AIM | DistAIM | FHAIM | FLAIM, synthetic: Table
 ) -> dict[str, float | None]:
-    from marginal_sdg.metrics import classifier_auc, nll, workload_error
+    from marginal_sdg.metrics import classifier_scores, nll, workload_error
 
-    auc = classifier_auc(synthetic, data.test, data.target) if params.with_auc and data.target else None
+    classified = {}
+    if params.with_auc and data.target:
+        classified = classifier_scores(synthetic, data.test, data.target)._asdict()
     error = workload_error(data.train, synthetic, workload)
-    return {"workload_error": error, "nll": nll(synthesizer.model_, data.test), "auc": auc}
+    return {"workload_error": error, "nll": nll(synthesizer.model_, data.test), **classified}
 
 
 def _reset_peak_memory() -> None:

@@ -42,7 +42,7 @@ CONTRACT = (
 COLUMNS = (
     *CONTRACT,
     *(name for name in NAMES if name not in CONTRACT),
-    *("test_rows", "synthetic_rows", "rounds_done", "privacy", "finished_at"),
+    *("accuracy", "test_rows", "synthetic_rows", "rounds_done", "privacy", "finished_at"),
 )
 
 CHECKSUM = "checksum"  # the last column of the file; readers check it and never see it

@@ -130,7 +130,7 @@ def to_csv(summaries: Sequence[CellSummary]) -> str:
     return text.getvalue()
 
 
-HEADINGS = {"workload_error": "error", "nll": "NLL", "auc": "AUC"}
+HEADINGS = {"workload_error": "error", "nll": "NLL", "auc": "AUC", "accuracy": "accuracy"}
 
 
 def table(summaries: Sequence[CellSummary]) -> tuple[list[str], list[list[str]]]:
