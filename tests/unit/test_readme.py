@@ -29,8 +29,10 @@ def test_the_python_examples_run_as_printed(tmp_path, monkeypatch, capsys):
     }
     pd.DataFrame(columns).to_csv("table.csv", index=False)
     names: dict[str, object] = {}
+    encrypted = importlib.util.find_spec("openfhe") is not None
     for block in blocks("python"):
-        exec(block, names)
+        if encrypted or 'engine="bgv"' not in block:
+            exec(block, names)
     written = pd.read_csv("synthetic.csv")
     assert set(written["region"]) <= set(columns["region"]) and written["income"].between(0, 200_000).all()
     assert {"model.npz", "report.html"} <= {path.name for path in tmp_path.iterdir()}
