@@ -68,9 +68,9 @@ def measure(dataset: str, upload: str, rounds: int) -> dict[str, Any]:
         "crypto, s": round(sum(seconds.values()), 2),
         "model, s": round(cpu - sum(seconds.values()), 2),
         "wall, s": round(wall, 1),
-        "upload, MB": round(vault.bytes["upload"] / 1e6, 1),
-        "keys, MB": round(vault.bytes["keys"] / 1e6, 1),
-        "a round, MB": round((vault.bytes["select"] + vault.bytes["measure"]) / rounds / 1e6, 2),
+        "upload, MB": round(vault.traffic["upload"] / 1e6, 1),
+        "keys, MB": round(vault.traffic["keys"] / 1e6, 1),
+        "a round, MB": round((vault.traffic["select"] + vault.traffic["measure"]) / rounds / 1e6, 2),
         "peak, MB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         "same as in the clear": released[0] == released[1],
     }

@@ -405,7 +405,7 @@ class FHAIM(_Synthesizer):
         vault = self._vault(encoded, workload)
         backend = EncryptedBackend(vault, workload, squared=self.score == "l2_squared", max_records=self.max_records)
         self._run(backend, workload, account, start_rounds=16 * len(self.domain))
-        self.communication_ = dict.fromkeys(COLUMNS, 0.0)
+        self.communication_ = vault.traffic
         return self
 
     def _vault(self, table: Table, workload: Workload) -> Vault:

@@ -144,7 +144,7 @@ def test_the_key_holder_decrypts_no_more_than_was_declared(table, pairs):
     with pytest.raises(ProtocolError, match="may still be decrypted"):
         for _ in range(vault.plan.measured_outputs):
             vault.measure([("a",)], zeros)
-    assert min(vault.bytes[phase] for phase in ("keys", "upload", "share", "measure")) > 0
+    assert min(vault.traffic[phase] for phase in ("keys", "upload", "share", "measure")) > 0
 
 
 # --- bad input ------------------------------------------------------------------------------------

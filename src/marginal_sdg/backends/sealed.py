@@ -36,7 +36,7 @@ class SealedVault:
     gives the winner's place. Measurements are decrypted sums of a marginal and the data holder's noise.
 
     ``measurements``: how many marginals will be measured at most; the key holder refuses to decrypt more.
-    ``seconds``: CPU seconds of all roles together, by phase; ``bytes``: what was sent, by phase.
+    ``seconds``: CPU seconds of all roles together, and ``traffic``: bytes sent, by phase.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class SealedVault:
         upload: str,
     ) -> None:
         self.seconds = dict.fromkeys(PHASES, 0.0)
-        self.bytes = dict.fromkeys(PHASES, 0)
+        self.traffic: dict[str, float] = dict.fromkeys(PHASES, 0.0)
         domain = workload.domain
         cliques = [tuple(map(domain.index, clique)) for clique in workload.closure]
         if max(map(len, cliques)) > 2:
@@ -64,11 +64,11 @@ class SealedVault:
         with self._phase("keys"):
             self._keyholder = KeyHolder(WholeKey(self._layout), self.plan.decryptions(0, measurements, shared=True))
             public, evaluation = self._keyholder.public_key, self._keyholder.evaluation_keys
-            self.bytes["keys"] = len(public) + len(evaluation)
+            self.traffic["keys"] = len(public) + len(evaluation)
             self._server = Server(self._layout, public, evaluation, keys())
             self._holder = DataHolder(self._layout, public, max_records)
             self._garbler, self._evaluator = Garbler(keys), Evaluator(keys)
-            self.bytes["keys"] += sum(connect(self._garbler, self._evaluator).values())
+            self.traffic["keys"] += sum(connect(self._garbler, self._evaluator).values())
         with self._phase("upload"):
             frames = self._uploaded(table, domain, workload.closure, counted=counted)
             self._server.receive(self._metered("upload", frames))
@@ -107,7 +107,7 @@ class SealedVault:
             mask = Stream(self._keys()).draw(len(noise))  # the data holder's, who sends the halves
             halves = noise.view(np.uint64) - mask, mask
             winner, sizes = noisy_argmax(question, self._garbler, self._evaluator, (server, holder), halves)
-            self.bytes["select"] += sum(sizes.values()) + 16 * len(noise)
+            self.traffic["select"] += sum(sizes.values()) + 16 * len(noise)
             return winner
 
     def measure(self, cliques: Sequence[Clique], noise: Sequence[Counts]) -> list[Counts]:
@@ -126,12 +126,12 @@ class SealedVault:
         return self._keyholder.measurement(candidate, self._count("measure", sums))
 
     def _count(self, phase: str, messages: Sequence[bytes]) -> Sequence[bytes]:
-        self.bytes[phase] += sum(map(len, messages))
+        self.traffic[phase] += sum(map(len, messages))
         return messages
 
     def _metered(self, phase: str, messages: Iterator[bytes]) -> Iterator[bytes]:
         for message in messages:
-            self.bytes[phase] += len(message)
+            self.traffic[phase] += len(message)
             yield message
 
     @contextmanager

@@ -44,7 +44,12 @@ class NormBallot:
 
 
 class Vault(Protocol):
-    """The answers of one table that server and key holder cannot read. Noise is paid for before a vault sees it."""
+    """The answers of one table that server and key holder cannot read. Noise is paid for before a vault sees it.
+
+    ``traffic``: bytes sent, by phase; empty where nothing is.
+    """
+
+    traffic: dict[str, float]
 
     def select(self, ballot: NormBallot, noise: Counts, largest_noise: int) -> int:
         """The winner's place in the ballot; ties go to the first. ``noise``: (Q,), none larger than that."""
@@ -59,6 +64,7 @@ class ClearVault:
     """The same functions computed in the clear: for sweeps, and as the oracle of the encrypted ones."""
 
     def __init__(self, table: Table) -> None:
+        self.traffic: dict[str, float] = {}
         self._table = table
 
     def select(self, ballot: NormBallot, noise: Counts, largest_noise: int) -> int:
