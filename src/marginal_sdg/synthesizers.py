@@ -377,7 +377,7 @@ class FHAIM(_Synthesizer):
 
     _ways = 2
 
-    max_records: int = field(default=46_000, kw_only=True)
+    max_records: int = field(default=50_000, kw_only=True)
     score: str = field(default="l2", kw_only=True)
     engine: str = field(default="ideal", kw_only=True)
     upload: str = field(default="records", kw_only=True)
@@ -395,7 +395,7 @@ class FHAIM(_Synthesizer):
         if not self._sound:
             raise ConfigError("calibration: FHAIM has only 'sound'; drop the parameter")
         if self.max_records > LARGEST_COUNT:
-            raise ConfigError(f"max_records: {self.max_records:,} records need scores beyond 2^32; at most 46,000")
+            raise ConfigError(f"max_records: {self.max_records:,} records need scores beyond 2^32; at most 50,000")
         plan_schedule(self.rounds, AIM_COSTS, budget.rho, self.gaussian_share, 1)
         encoded = self._encoded(table)
         if len(encoded) > self.max_records:

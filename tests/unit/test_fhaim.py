@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marginal_sdg import FHAIM, Domain, Workload
+from marginal_sdg import FHAIM, Domain, Table, Workload
 from marginal_sdg.backends.vault import ClearVault, NormBallot
 from marginal_sdg.crypto.fhe import library
 from marginal_sdg.errors import ConfigError, DataError, ProtocolError
@@ -96,6 +96,32 @@ def test_noise_follows_the_true_sensitivity(table, pairs, monkeypatch, score, se
     assert {charge.by for charge in fitted.ledger.charges} == {"holder"}
 
 
+def test_candidates_whose_squares_may_not_fit_are_left_out(pairs):
+    """50,000 records, all but a few in one cell: only the pairs that spread are scored; nothing private decides it."""
+    domain = pairs.domain
+    rng = np.random.default_rng(0)
+    codes = np.zeros((40_000, 4), dtype=np.int32)
+    codes[:, 3] = rng.integers(0, 5, 40_000)
+    seen = []
+
+    class Watched(ClearVault):
+        def select(self, ballot, noise, largest_noise):
+            seen.append(ballot)
+            return super().select(ballot, noise, largest_noise)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("marginal_sdg.synthesizers.ClearVault", Watched)
+        FHAIM(domain, workload=pairs, rounds=2, max_records=50_000, seed=0).fit(Table(domain, codes))
+    for vote in seen:
+        assert vote.largest_square(50_000) < 4_294_967_291
+        assert ("d",) in vote.cliques and ("a",) in vote.cliques  # 40,000^2 + 50,000^2 is 4.1e9
+    crowded = Table(domain, np.zeros((45_000, 4), dtype=np.int32))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("marginal_sdg.synthesizers.ClearVault", Watched)
+        with pytest.raises(ProtocolError, match="no candidate"):
+            FHAIM(domain, workload=pairs, rounds=2, max_records=50_000, seed=0).fit(crowded)
+
+
 def test_a_large_budget_comes_close_to_the_truth(table, pairs):
     fitted = fit(table, pairs, epsilon=20.0, rounds=8)
     assert workload_error(table, fitted.sample_table(20_000, seed=0), pairs) < 0.05
@@ -158,7 +184,7 @@ def test_the_key_holder_decrypts_no_more_than_was_declared(table, pairs):
         ({"upload": "rows"}, "upload: must be 'records' or 'marginals', got 'rows'"),
         ({"calibration": "paper"}, "calibration: FHAIM has only 'sound'"),
         ({"max_records": 0}, "max_records: must be a positive integer, got 0"),
-        ({"max_records": 10**6}, "at most 46,000"),
+        ({"max_records": 10**6}, "at most 50,000"),
     ],
 )
 def test_bad_parameters_are_named(table, pairs, params, message):

@@ -7,10 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from marginal_sdg.backends.base import PublicState
+from marginal_sdg.backends.base import Places, PublicState
 from marginal_sdg.backends.plaintext import AIM_COSTS
-from marginal_sdg.backends.vault import NormBallot, Vault
+from marginal_sdg.backends.vault import LARGEST_SQUARE, NormBallot, Vault
 from marginal_sdg.domain import Clique
+from marginal_sdg.errors import ProtocolError
+from marginal_sdg.marginals import Counts, Layout
 from marginal_sdg.privacy.joint import GUMBEL_BITS
 from marginal_sdg.privacy.ledger import Ledger
 from marginal_sdg.release import Measurement, Selection, estimate_total
@@ -48,7 +50,7 @@ class EncryptedBackend:
     def select(self, state: PublicState, step: Step, ledger: Ledger) -> Selection:
         """Pick the clique that the model answers worst in the L2 norm."""
         workload = self._workload
-        places = np.array([p for p in range(len(workload.closure)) if state.affords(p)], dtype=np.int64)
+        places = self._scored(state)
         layout = workload.layout(places)
         noise = ledger.gumbel_parts(
             len(places),
@@ -59,7 +61,7 @@ class EncryptedBackend:
             by="holder",
             what=f"round {step.index + 1}: select a clique",
         )
-        expected = np.rint(state.model.distribution(layout) * state.total).astype(np.int64)
+        expected = _expected(state, layout)
         importance = workload.importance[places] / workload.importance[places].max()
         cells = workload.cells[places]
         penalty = float(step.variance) * cells if self._squared else step.sigma * np.sqrt(cells)
@@ -72,6 +74,20 @@ class EncryptedBackend:
             fraction=fraction,
         )
         return Selection({layout.cliques[self._vault.select(ballot, noise.parts[0], noise.limit)]: (0,)})
+
+    def _scored(self, state: PublicState) -> Places:
+        """Affordable candidates whose squared distance fits into a plaintext, whatever the records are.
+
+        With many records, those with nearly all of the model in one cell do not: little is to be learnt there.
+        """
+        workload = self._workload
+        places = np.array([p for p in range(len(workload.closure)) if state.affords(p)], dtype=np.int64)
+        layout = workload.layout(places)
+        squares = np.add.reduceat(_expected(state, layout) ** 2, layout.offsets[:-1])
+        fitting = places[squares + self._max_records**2 <= LARGEST_SQUARE]
+        if not len(fitting):
+            raise ProtocolError("select: no candidate's square distance fits into a plaintext; lower max_records")
+        return fitting
 
     def measure(self, selection: Selection, step: Step, ledger: Ledger) -> list[Measurement]:
         """Measure the selected clique."""
@@ -89,3 +105,8 @@ class EncryptedBackend:
             Measurement(clique, counts, step.sigma)
             for clique, counts in zip(cliques, self._vault.measure(cliques, noise.parts[0]), strict=True)
         ]
+
+
+def _expected(state: PublicState, layout: Layout) -> Counts:
+    """(cells,) int64: the model's counts, rounded."""
+    return np.rint(state.model.distribution(layout) * state.total).astype(np.int64)

@@ -13,7 +13,8 @@ from marginal_sdg.domain import Clique
 from marginal_sdg.encoding import Table
 from marginal_sdg.marginals import Counts, contingency
 
-LARGEST_COUNT = 46_000  # records: squared distances then fit below 2^32, the largest modulus of exact plaintexts
+LARGEST_SQUARE = 2**32 - 6  # the largest plaintext of the exact scheme: one below the largest prime below 2^32
+LARGEST_COUNT = 50_000  # records; from 46,340 on, candidates with nearly all records in one cell cannot be scored
 
 
 @dataclass(frozen=True)
