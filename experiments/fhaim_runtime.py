@@ -2,8 +2,9 @@
 
     python experiments/fhaim_runtime.py [--rounds 50] [--data diabetes_pima ...] [--out results/fhaim_runtime]
 
-All 1- and 2-way marginals, score "l2", epsilon 1, small models (fitting them is not what is timed here). Every fit is compared with the same fit in the clear. One process per
-row, one thread. Writes ``fhaim_runtime.csv`` and ``fhaim_runtime.md``.
+All 1- and 2-way marginals, score "l2", epsilon 1, small models (fitting them is not what is timed here). Every fit is
+compared with the same fit in the clear. One process per row, one thread. Writes ``fhaim_runtime.csv`` and
+``fhaim_runtime.md``.
 """
 
 from __future__ import annotations
