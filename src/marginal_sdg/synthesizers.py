@@ -368,9 +368,9 @@ class FHAIM(_Synthesizer):
     score : "l2" or "l2_squared"
         Candidates are ranked by the L2 norm of the model's error, or by its square as in the paper, which needs far
         more noise.
-    engine : "ideal" or "bgv"
-        Compute in the clear what the three roles would, or run them on ciphertexts (needs the extra ``fhe``): the
-        same results.
+    engine : "ideal", "bgv" or "ckks"
+        Compute in the clear what the three roles would, or run them on ciphertexts (needs the extra ``fhe``): exactly,
+        the same results; or as in the paper, on CKKS with "l2_squared", where the key holder sees all noisy scores.
     upload : "records" or "marginals"
         What the data holder encrypts: the table, for any workload later, or its marginals, which is far cheaper.
     """
@@ -389,8 +389,10 @@ class FHAIM(_Synthesizer):
         """
         budget, workload = self._checked()
         self._check_choice("score", "l2", "l2_squared")
-        self._check_choice("engine", "ideal", "bgv")
+        self._check_choice("engine", "ideal", "bgv", "ckks")
         self._check_choice("upload", "records", "marginals")
+        if self.engine == "ckks" and (self.score, self.upload) != ("l2_squared", "records"):
+            raise ConfigError("engine: 'ckks' needs score='l2_squared' and upload='records'; or take 'bgv'")
         self._check_positive("max_records")
         if not self._sound:
             raise ConfigError("calibration: FHAIM has only 'sound'; drop the parameter")
@@ -402,6 +404,8 @@ class FHAIM(_Synthesizer):
             raise DataError(f"fit: the table has more than max_records = {self.max_records:,} records; raise the cap")
         noise, _ = self._sources()
         account = Ledger(budget, noise, group=self.records_per_person, parent=ledger)
+        if self.engine == "ckks":
+            account.warn("paper's protocol: the key holder sees every noisy score; only the winner's place is paid for")
         vault = self._vault(encoded, workload)
         backend = EncryptedBackend(vault, workload, squared=self.score == "l2_squared", max_records=self.max_records)
         self._run(backend, workload, account, start_rounds=16 * len(self.domain))
@@ -411,17 +415,15 @@ class FHAIM(_Synthesizer):
     def _vault(self, table: Table, workload: Workload) -> Vault:
         if self.engine == "ideal":
             return ClearVault(table)
+        rounds = self.rounds if isinstance(self.rounds, int) else 16 * len(self.domain)
+        limits: dict[str, Any] = {"max_records": self.max_records, "measurements": len(workload.one_way) + rounds}
+        if self.engine == "ckks":
+            from marginal_sdg.backends.ckks_vault import CkksVault
+
+            return CkksVault(table, workload, self._keys.key, **limits)
         from marginal_sdg.backends.sealed import SealedVault
 
-        rounds = self.rounds if isinstance(self.rounds, int) else 16 * len(self.domain)
-        return SealedVault(
-            table,
-            workload,
-            self._keys.key,
-            max_records=self.max_records,
-            measurements=len(workload.one_way) + rounds,
-            upload=self.upload,
-        )
+        return SealedVault(table, workload, self._keys.key, upload=self.upload, **limits)
 
 
 def _at_most(records: int, table: Table, source: Source) -> Table:

@@ -140,6 +140,15 @@ def test_a_fit_on_ciphertexts_is_the_fit_in_the_clear(table, pairs, score, uploa
 
 
 @ENCRYPTED
+def test_the_papers_protocol_on_ckks_releases_the_same_and_says_what_it_leaks(table, pairs):
+    params = {"score": "l2_squared", "max_records": 300}
+    part = table.take(np.arange(250))
+    fitted = fit(part, pairs, engine="ckks", **params)
+    assert released(fitted) == released(fit(part, pairs, **params))  # scores are far apart, counts are rounded
+    assert any("key holder sees every noisy score" in caveat for caveat in fitted.ledger.caveats)
+
+
+@ENCRYPTED
 @pytest.mark.slow
 @pytest.mark.parametrize("fraction", [None, 6])
 def test_a_thousand_encrypted_selections_equal_the_clear_ones(table, pairs, fraction):
@@ -180,7 +189,8 @@ def test_the_key_holder_decrypts_no_more_than_was_declared(table, pairs):
     ("params", "message"),
     [
         ({"score": "l1"}, "score: must be 'l2' or 'l2_squared', got 'l1'"),
-        ({"engine": "ckks"}, "engine: must be 'ideal' or 'bgv', got 'ckks'"),
+        ({"engine": "bfv"}, "engine: must be 'ideal' or 'bgv' or 'ckks', got 'bfv'"),
+        ({"engine": "ckks"}, "engine: 'ckks' needs score='l2_squared'"),
         ({"upload": "rows"}, "upload: must be 'records' or 'marginals', got 'rows'"),
         ({"calibration": "paper"}, "calibration: FHAIM has only 'sound'"),
         ({"max_records": 0}, "max_records: must be a positive integer, got 0"),

@@ -85,7 +85,7 @@ class RunParams(BaseModel):
     score: Literal["l2", "l2_squared"] | None = None
     upload: Literal["records", "marginals"] | None = None
     max_records: Annotated[int, Field(ge=1, le=50_000)] | None = None
-    engine: Literal["ideal", "shares", "bgv"] | None = None
+    engine: Literal["ideal", "shares", "bgv", "ckks"] | None = None
     with_auc: bool = False
     workload_seed: Seed = 123
     split_seed: Seed = 571
