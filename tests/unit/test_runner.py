@@ -221,6 +221,11 @@ if __name__ == "__main__":
 """
 
 
+def _hear_ctrl_c() -> None:
+    """In the child: a shell that runs the tests in the background has it ignore the signal."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Process:
     """The command line in a process of its own, with workers, and a fake run that takes 60 ms."""
 
@@ -241,6 +246,7 @@ class Process:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            preexec_fn=_hear_ctrl_c,
         )
 
     def wait_for_rows(self, process: subprocess.Popen[str], count: int) -> None:
@@ -285,13 +291,13 @@ def test_a_worker_that_dies_fails_its_run_only(place: Place) -> None:
 
 def test_ctrl_c_stops_workers_and_keeps_what_is_finished(place: Place) -> None:
     process = Process(place)
-    running = process.start("--set", "seeds=5000", workers=2)
+    running = process.start("--set", "seeds=100", workers=2)
     process.wait_for_rows(running, 2)
     os.killpg(running.pid, signal.SIGINT)  # as a terminal does: to parent and workers
     _, err = running.communicate(timeout=60)  # returns only when all of them have closed their output
     assert running.returncode == INTERRUPTED
     assert err == "interrupted: finished runs are kept, the same call goes on from there\n"
-    assert 2 <= len(place.rows()) < 10_000  # more than any machine does before it is interrupted
+    assert 2 <= len(place.rows()) < 200
 
 
 # -- real runs
