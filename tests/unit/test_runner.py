@@ -217,13 +217,9 @@ def work(run, emit):
     return run.params.model_dump() | {"workload_error": 0.1, "nll": 1.0, "privacy": threads}
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background has it ignored
     sys.exit(main(root=Path(sys.argv.pop(1)), work=work))
 """
-
-
-def _hear_ctrl_c() -> None:
-    """In the child: a shell that runs the tests in the background has it ignore the signal."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Process:
@@ -246,7 +242,6 @@ class Process:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            preexec_fn=_hear_ctrl_c,
         )
 
     def wait_for_rows(self, process: subprocess.Popen[str], count: int) -> None:
