@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hypothesis
 import numpy as np
 import pytest
 
 from marginal_sdg.domain import Domain
 from marginal_sdg.encoding import Table
+
+hypothesis.settings.register_profile("any machine", deadline=None)  # a busy one must not fail a right answer
+hypothesis.settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")

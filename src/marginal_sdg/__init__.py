@@ -17,6 +17,7 @@ _PUBLIC = {
     "AIM": "synthesizers",
     "FHAIM": "synthesizers",
     "FLAIM": "synthesizers",
+    "MWEM": "baselines.mwem",
     "Attribute": "attribute",
     "Budget": "privacy.budget",
     "DistAIM": "synthesizers",
@@ -35,6 +36,7 @@ __all__ = [
     "AIM",
     "FHAIM",
     "FLAIM",
+    "MWEM",
     "Attribute",
     "Budget",
     "DistAIM",
@@ -51,6 +53,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from marginal_sdg.attribute import Attribute
+    from marginal_sdg.baselines.mwem import MWEM
     from marginal_sdg.datasets import load_dataset
     from marginal_sdg.domain import Domain, draft_domain
     from marginal_sdg.encoding import Table, decode, encode

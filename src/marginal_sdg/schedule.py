@@ -41,6 +41,10 @@ class Costs:
     last_gaussians: int
     selections: int
 
+    def measured(self, rounds: int) -> int:
+        """Gaussians of ``rounds`` rounds and the initial ones."""
+        return self.initial + ((rounds - 1) * self.gaussians + self.last_gaussians if rounds else 0)
+
     def rho(self, variance: Fraction, epsilon2: Fraction, *, last: bool = False) -> Fraction:
         """zCDP cost of one round."""
         return (self.last_gaussians if last else self.gaussians) / (2 * variance) + self.selections * epsilon2 / 8
@@ -72,7 +76,7 @@ class FixedRounds:
     """T rounds with equal noise that exhaust ``rho``.
 
     sigma^2 = G / (2 r rho) with G the number of Gaussians that one record meets, and selections with
-    epsilon^2 = 8 (1 - r) rho / (T s). Source: FLAIM Lemma 4.1.
+    epsilon^2 = 8 (1 - r) rho / (T s); r = 1 where nothing is selected. Source: FLAIM Lemma 4.1.
     """
 
     rounds: int
@@ -83,12 +87,8 @@ class FixedRounds:
     @property
     def initial(self) -> Step:
         """Noise of the initial 1-way marginals."""
-        gaussians = self.costs.initial + (self.rounds - 1) * self.costs.gaussians + self.costs.last_gaussians
-        return Step(
-            -1,
-            variance=gaussians / (2 * self.share * self.rho),
-            epsilon2=8 * (1 - self.share) * self.rho / (self.rounds * self.costs.selections),
-        )
+        costs, rounds = self.costs, self.rounds
+        return _step(-1, costs.measured(rounds), rounds * costs.selections, self.share, self.rho)
 
     def next(self, previous: Step, remaining: Fraction, stalled: bool) -> Step | None:
         """The same noise again, ``rounds`` times."""
@@ -116,11 +116,7 @@ class Annealed:
     def initial(self) -> Step:
         """Noise of the initial 1-way marginals."""
         gaussians = self.costs.initial + self.start_rounds * self.costs.gaussians
-        return Step(
-            -1,
-            variance=gaussians / (2 * self.share * self.rho),
-            epsilon2=8 * (1 - self.share) * self.rho / (self.start_rounds * self.costs.selections),
-        )
+        return _step(-1, gaussians, self.start_rounds * self.costs.selections, self.share, self.rho)
 
     def next(self, previous: Step, remaining: Fraction, stalled: bool) -> Step | None:
         """Anneal, or close with everything that is left."""
@@ -130,16 +126,24 @@ class Annealed:
         if stalled:
             variance, epsilon2 = variance / 4, epsilon2 * 4
         if remaining < 2 * self.costs.rho(variance, epsilon2):
-            variance = self.costs.last_gaussians / (2 * self.share * remaining)
-            epsilon2 = 8 * (1 - self.share) * remaining / self.costs.selections
-            return Step(previous.index + 1, variance, epsilon2, last=True)
+            costs = self.costs
+            return _step(previous.index + 1, costs.last_gaussians, costs.selections, self.share, remaining, last=True)
         return Step(previous.index + 1, variance, epsilon2)
+
+
+def _step(index: int, gaussians: int, selections: int, share: Fraction, rho: Fraction, *, last: bool = False) -> Step:
+    """``share`` of rho spread over so many Gaussians, the rest over selections; all of it where there are none."""
+    measuring = share * rho if selections else rho
+    epsilon2 = 8 * (rho - measuring) / selections if selections else Fraction(0)
+    return Step(index, gaussians / (2 * measuring), epsilon2, last=last)
 
 
 def plan_schedule(
     rounds: int | str, costs: Costs, rho: Fraction, share: float, start_rounds: int
 ) -> FixedRounds | Annealed:
     """The schedule that ``rounds`` (an integer, or ``"adaptive"``) asks for; ``share`` of rho goes to Gaussians.
+
+    Without rounds, the initial 1-way marginals get the whole budget.
 
     Raises ``ConfigError`` naming the parameter and its range.
     """
@@ -148,6 +152,6 @@ def plan_schedule(
     exact_share = Fraction(str(share))
     if rounds == "adaptive":
         return Annealed(start_rounds, costs, rho, exact_share)
-    if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
-        raise ConfigError(f"rounds: must be a positive integer or 'adaptive', got {rounds!r}")
+    if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 0:
+        raise ConfigError(f"rounds: must be a whole number, 0 or more, or 'adaptive', got {rounds!r}")
     return FixedRounds(rounds, costs, rho, exact_share)

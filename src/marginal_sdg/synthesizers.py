@@ -12,11 +12,12 @@ import pandas as pd
 
 from marginal_sdg.backends.base import Backend
 from marginal_sdg.backends.encrypted import EncryptedBackend
-from marginal_sdg.backends.federated import VARIANTS, FederatedBackend, flaim_costs
+from marginal_sdg.backends.federated import FederatedBackend
 from marginal_sdg.backends.ideal_pool import IdealPool
 from marginal_sdg.backends.plaintext import AIM_COSTS, PlaintextBackend
 from marginal_sdg.backends.share_pool import SharePool
 from marginal_sdg.backends.shared import SharedBackend
+from marginal_sdg.backends.variants import VARIANTS, flaim_costs
 from marginal_sdg.backends.vault import LARGEST_COUNT, ClearVault, Vault
 from marginal_sdg.crypto.masking import MaskedSum
 from marginal_sdg.crypto.secagg import IdealSecureSum
@@ -35,6 +36,8 @@ from marginal_sdg.schedule import Costs, plan_schedule
 from marginal_sdg.workload import Workload
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from marginal_sdg.report import Page
 
 Records = pd.DataFrame | Table
@@ -199,7 +202,7 @@ class AIM(_Synthesizer):
         Is told of every round, as a dict.
     """
 
-    def fit(self, table: Records, *, ledger: Ledger | None = None) -> AIM:
+    def fit(self, table: Records, *, ledger: Ledger | None = None) -> Self:
         """Spend the budget on ``table``. Raises before anything is spent where table or parameters are wrong.
 
         ``ledger``: a ledger that several fits on the same records share; it must be able to pay this one's budget.
@@ -211,10 +214,12 @@ class AIM(_Synthesizer):
         account = Ledger(budget, noise, group=self.records_per_person, parent=ledger)
         if not self._sound:
             account.warn(_PAPER_SIZES)
-        backend = PlaintextBackend(encoded, workload, sound=self._sound)
-        self._run(backend, workload, account, start_rounds=16 * len(self.domain))
+        self._run(self._backend(encoded, workload), workload, account, start_rounds=16 * len(self.domain))
         self.communication_ = dict.fromkeys(COLUMNS, 0.0)
         return self
+
+    def _backend(self, table: Table, workload: Workload) -> PlaintextBackend:
+        return PlaintextBackend(table, workload, sound=self._sound)
 
 
 @dataclass(eq=False)
@@ -251,8 +256,12 @@ class FLAIM(_Federation):
 
     Parameters
     ----------
-    variant : "naive", "private" or "oracle"
-        NaiveFLAIM, AugFLAIM (Private), or AugFLAIM (Oracle), which is not private and serves as a reference.
+    variant : str
+        "private", AugFLAIM (Private); "naive", NaiveFLAIM; "oracle", AugFLAIM (Oracle), which is not private and serves
+        as a reference. "census" (ours): like "private", but all clients take part once in the first 1-way marginals,
+        which are then not measured again: a third of the noise. Baselines: "random", the server draws what all measure;
+        "naive_bayes", 1-way marginals only. For ablations: "proxy", the private heterogeneity term without the filter
+        and the combined 1-way marginals; "oracle_combined", the exact term with both, not private.
     participation : float
         Probability that a client takes part in a round.
     local_steps : int
@@ -286,6 +295,8 @@ class FLAIM(_Federation):
         self._check_positive("local_steps")
         self._check_positive("min_cohort")
         variant = VARIANTS[self.variant]
+        if variant.picks == "server" and self.local_steps > 1:
+            raise ConfigError(f"local_steps: must be 1 where the server draws the cliques, got {self.local_steps}")
         costs = flaim_costs(variant, len(workload.one_way), self.local_steps, sound=self._sound)
         tables, account, public = self._prepare(clients, costs, budget, ledger, private=variant.private)
         backend = FederatedBackend(

@@ -19,13 +19,15 @@ from marginal_sdg.marginals import Layout
 class Workload:
     """A list of cliques with positive weights.
 
-    ``Workload(domain, [("age", "sex")])`` weighs every clique 1. Raises ``DomainError`` for an attribute that the
+    ``Workload(domain, [("age", "sex")])`` weighs every clique 1. ``closed``: what may be measured is every subset of a
+    clique (as in AIM), or (as in MWEM) the cliques themselves. Raises ``DomainError`` for an attribute that the
     domain does not have, ``ConfigError`` for an empty list or a weight that is not positive.
     """
 
     domain: Domain
     cliques: tuple[Clique, ...]
     weights: tuple[float, ...] = field(default=())
+    closed: bool = field(default=True, kw_only=True)
 
     def __post_init__(self) -> None:
         cliques = tuple(self.domain.clique(clique) for clique in self.cliques)
@@ -55,21 +57,29 @@ class Workload:
 
     @cached_property
     def closure(self) -> tuple[Clique, ...]:
-        """All non-empty subsets of the cliques, smallest first: what may be selected and measured."""
+        """What may be selected and measured, smallest first: all non-empty subsets of the cliques, if closed."""
         found: set[Clique] = set()
         for clique in self.cliques:
-            for ways in range(1, len(clique) + 1):
+            for ways in range(1 if self.closed else len(clique), len(clique) + 1):
                 found.update(combinations(clique, ways))
         return tuple(sorted(found, key=lambda c: (len(c), tuple(self.domain.index(name) for name in c))))
 
     @cached_property
     def one_way(self) -> tuple[Clique, ...]:
         """The single attributes that occur in the workload."""
-        return tuple(clique for clique in self.closure if len(clique) == 1)
+        return tuple((name,) for name in self.domain.names if any(name in clique for clique in self.cliques))
 
     @cached_property
     def importance(self) -> npt.NDArray[np.float64]:
-        """(Q,) weight of every candidate of the closure: w_q = sum_r (weight of r) |q ∩ r|. Source: AIM §4.1."""
+        """(Q,) weight of every candidate of the closure: w_q = sum_r (weight of r) |q ∩ r|. Source: AIM §4.1.
+
+        Without closure, its own weight.
+        """
+        if not self.closed:
+            own: dict[Clique, float] = dict.fromkeys(self.closure, 0.0)
+            for clique, weight in zip(self.cliques, self.weights, strict=True):
+                own[clique] += weight
+            return np.array(list(own.values()))
         sets = [frozenset(clique) for clique in self.cliques]
         return np.array(
             [

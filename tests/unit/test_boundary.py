@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 
 import marginal_sdg
-from marginal_sdg import AIM, FLAIM, DistAIM, Domain, Ledger, Table, Workload, synthesizers
+from marginal_sdg import AIM, FLAIM, MWEM, DistAIM, Domain, Ledger, Table, Workload, synthesizers
 from marginal_sdg.backends.federated import FederatedBackend
 from marginal_sdg.backends.ideal_pool import IdealPool
 from marginal_sdg.backends.plaintext import PlaintextBackend
+from marginal_sdg.backends.variants import VARIANTS
 from marginal_sdg.marginals import contingency
 from marginal_sdg.privacy import DiscreteGaussian
 from marginal_sdg.privacy import ledger as ledger_module
@@ -185,10 +186,30 @@ def flaim(**params):
 FEDERATIONS = [FIRST.take(np.arange(k, 60, 3)) for k in range(3)], [OTHER, OTHER.take([]), OTHER.take([0])]
 
 
-@pytest.mark.parametrize("rounds", [4, "adaptive"])
+def mwem(**params):
+    return MWEM(SMALL, **{"workload": WORKLOAD, "rounds": 4, "epsilon": 5.0, "seed": 3, **params})
+
+
+@pytest.mark.parametrize("rounds", [1, 4, "adaptive"])
+def test_mwem_tells_nothing_that_did_not_pass_the_ledger(monkeypatch, rounds):
+    assert not leaks(monkeypatch, lambda **p: mwem(rounds=rounds, **p), FIRST, OTHER)
+
+
+@pytest.mark.parametrize("rounds", [0, 4, "adaptive"])
 def test_aim_tells_nothing_that_did_not_pass_the_ledger(monkeypatch, rounds):
     """G2: what leaves depends on records only through charged mechanisms."""
     assert not leaks(monkeypatch, lambda **p: aim(rounds=rounds, **p), FIRST, OTHER)
+
+
+@pytest.mark.parametrize("variant", [name for name, variant in VARIANTS.items() if variant.private])
+@pytest.mark.parametrize("rounds", [0, 3])
+def test_no_private_variant_tells_anything_that_did_not_pass_the_ledger(monkeypatch, variant, rounds):
+    assert not leaks(monkeypatch, lambda **p: flaim(variant=variant, rounds=rounds, **p), *FEDERATIONS)
+
+
+@pytest.mark.parametrize("variant", [name for name, variant in VARIANTS.items() if not variant.private])
+def test_what_looks_at_exact_global_counts_is_called_not_private(variant):
+    assert any("NOT PRIVATE" in caveat for caveat in flaim(variant=variant).fit(FEDERATIONS[0]).ledger.caveats)
 
 
 @pytest.mark.parametrize("local_steps", [1, 2])
@@ -313,6 +334,7 @@ LAYERS = [
     {"backends", "datasets"},
     {"loop", "report"},
     {"synthesizers"},
+    {"baselines"},
     {"__init__"},
     {"experiment"},
 ]

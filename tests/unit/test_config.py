@@ -118,7 +118,7 @@ BAD = {
     "epsilon boolean": ("epsilon: true", "epsilon = True is not allowed"),
     "epsilon infinite": ("epsilon: .inf", "epsilon = inf is not allowed"),
     "delta one": ("delta: 1", "delta = 1 is not allowed; give a number above 0, below 1"),
-    "rounds zero": ("rounds: 0", 'at least 1, at most 1000 or "adaptive"'),
+    "rounds negative": ("rounds: -1", 'at least 0, at most 1000 or "adaptive"'),
     "rounds fraction": ("rounds: 2.5", "rounds = 2.5 is not allowed"),
     "participation": (
         "participation: 1.5",

@@ -9,10 +9,11 @@ import pytest
 
 from marginal_sdg import FLAIM, Domain, Table
 from marginal_sdg.backends.base import PublicState, pick_from
-from marginal_sdg.backends.federated import VARIANTS, FederatedBackend
+from marginal_sdg.backends.federated import FederatedBackend
+from marginal_sdg.backends.variants import VARIANTS
 from marginal_sdg.crypto.masking import MaskedSum
 from marginal_sdg.crypto.secagg import IdealSecureSum
-from marginal_sdg.errors import ProtocolError
+from marginal_sdg.errors import ConfigError, ProtocolError
 from marginal_sdg.generators.pgm import PGM
 from marginal_sdg.marginals import contingency
 from marginal_sdg.privacy.budget import Budget
@@ -79,6 +80,66 @@ def test_the_private_variant_measures_all_one_way_marginals_every_round_but_the_
     assert ways.count(1) == len(domain)
     last = Step(1, STEP.variance, STEP.epsilon2, last=True)
     assert all(len(m.clique) > 1 for m in backend.measure(selection, last, ledger))
+
+
+def test_a_census_counts_every_client_once_and_no_one_way_marginal_again(domain, clients, table):
+    """All records are in the first marginals, whoever takes part later; weights and references follow."""
+    backend, ledger = make(domain, clients, variant="census", participation=0.2)
+    measured = backend.initialise(Workload.random(domain, 4).one_way, STEP, ledger)
+    for m in measured:
+        assert m.counts.tolist() == contingency(table, m.clique).tolist()
+        assert m.confidence == pytest.approx(len(table), abs=1)
+    selection = backend.select(public(backend, domain, measured), STEP, ledger)
+    assert all(len(m.clique) > 1 for m in backend.measure(selection, STEP, ledger))
+
+
+def test_the_proxy_alone_is_refreshed_but_not_fitted(domain, clients):
+    """Its 1-way marginals are paid for in every round, and steer clients only."""
+    paid = {}
+    for variant in ("naive", "proxy"):
+        backend, ledger = make(domain, clients, variant=variant)
+        state = public(backend, domain, backend.initialise(Workload.random(domain, 4).one_way, STEP, ledger))
+        before = ledger.spent
+        selection = backend.select(state, STEP, ledger)
+        assert len(backend.measure(selection, STEP, ledger)) == len(selection.picks)
+        paid[variant] = ledger.spent - before
+    assert paid["proxy"] - paid["naive"] == len(domain) / (2 * STEP.variance)
+
+
+def test_the_combined_oracle_measures_one_way_marginals_and_never_picks_them(domain, clients):
+    _, selection, measured = one_round(domain, clients, variant="oracle_combined")
+    assert all(len(clique) > 1 for clique in selection.picks)
+    assert sum(len(m.clique) == 1 for m in measured) == len(domain)
+
+
+def test_naive_bayes_picks_one_way_marginals_only(domain, clients):
+    _, selection, _ = one_round(domain, clients, variant="naive_bayes")
+    assert all(len(clique) == 1 for clique in selection.picks)
+
+
+def test_random_draws_one_affordable_clique_a_round_for_everybody_and_pays_nothing(domain, clients):
+    backend, ledger = make(domain, clients, variant="random")
+    state = public(backend, domain, backend.initialise(Workload.random(domain, 4).one_way, STEP, ledger))
+    before, drawn = ledger.spent, []
+    for _ in range(2000):
+        ((clique, cohort),) = backend.select(state, STEP, ledger).picks.items()
+        assert cohort == tuple(range(10))
+        drawn.append(clique)
+    assert ledger.spent == before
+    closure = state.workload.closure
+    counts = np.array([drawn.count(clique) for clique in closure])
+    assert ((counts - 2000 / len(closure)) ** 2 / (2000 / len(closure))).sum() < 45  # chi-square, 13 degrees: 2e-5
+
+
+def test_where_the_server_draws_there_is_one_step_a_round(domain, clients):
+    with pytest.raises(ConfigError, match="local_steps: must be 1"):
+        FLAIM(domain, variant="random", local_steps=2).fit(clients)
+
+
+def test_no_rounds_leave_the_one_way_marginals_with_the_whole_budget(domain, clients):
+    fitted = FLAIM(domain, variant="naive", rounds=0, workload=4, participation=1.0, seed=0).fit(clients)
+    assert {len(m.clique) for m in fitted.measurements_} == {1}
+    assert fitted.ledger.remaining == 0 and fitted.rounds_ == 0
 
 
 def test_weights_follow_the_variant(domain, clients):

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from marginal_sdg import AIM, FLAIM, Domain, Ledger, encode, synthesizers
+from marginal_sdg import AIM, FLAIM, MWEM, Domain, Ledger, encode, synthesizers
 from marginal_sdg.errors import DataError, MarginalSDGError
 
 DOMAIN = Domain.from_dict(
@@ -102,15 +102,15 @@ def metadata(monkeypatch, estimator, data) -> dict:
 
 
 @pytest.mark.parametrize("neighbours", NEIGHBOURS)
-@pytest.mark.parametrize("method", ["AIM", "naive", "private"])
+@pytest.mark.parametrize("method", ["AIM", "MWEM", "naive", "private", "census", "random"])
 def test_one_record_changes_no_metadata(monkeypatch, method, neighbours):
     """G1, G3, G4: shapes, order and number of calls, candidates, charges and schema are functions of public inputs."""
     smaller, larger = NEIGHBOURS[neighbours]
     common = {"workload": WORKLOAD, "rounds": 3, "epsilon": 5.0, "seed": 0}
     seen = []
     for frame in (smaller, larger):
-        if method == "AIM":
-            seen.append(metadata(monkeypatch, AIM(DOMAIN, **common), frame))
+        if method in ("AIM", "MWEM"):
+            seen.append(metadata(monkeypatch, {"AIM": AIM, "MWEM": MWEM}[method](DOMAIN, **common), frame))
         else:
             flaim = FLAIM(DOMAIN, variant=method, participation=1.0, **common)
             seen.append(metadata(monkeypatch, flaim, [base(10), frame, base(0)]))

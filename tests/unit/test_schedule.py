@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import pytest
 
-from marginal_sdg.backends.federated import VARIANTS, flaim_costs
+from marginal_sdg.backends.variants import VARIANTS, flaim_costs
 from marginal_sdg.errors import ConfigError
 from marginal_sdg.privacy.budget import Budget
 from marginal_sdg.schedule import Annealed, Costs, FixedRounds, plan_schedule
@@ -25,7 +25,7 @@ def spend(schedule, costs, stalled=lambda index: False):
     return spent, steps
 
 
-@pytest.mark.parametrize("rounds", [1, 5, 10, 13, 14, 100])
+@pytest.mark.parametrize("rounds", [0, 1, 5, 10, 13, 14, 100])
 @pytest.mark.parametrize("attributes", [2, 14, 55])
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("local_steps", [1, 4])
@@ -51,6 +51,19 @@ def test_lemma_4_1_gives_the_papers_noise_on_adult(variant, share, sigma, epsilo
     step = plan_schedule(10, costs, RHO, share, 1).initial
     assert step.sigma == pytest.approx(sigma, abs=0.005)
     assert float(step.epsilon2) ** 0.5 == pytest.approx(epsilon, abs=5e-5)
+
+
+@pytest.mark.parametrize(("variant", "rounds"), [("naive", 0), ("random", 10)])
+def test_where_nothing_is_selected_the_gaussians_get_everything(variant, rounds):
+    costs = flaim_costs(VARIANTS[variant], 14, 1, sound=True)
+    step = plan_schedule(rounds, costs, RHO, 0.5, 1).initial
+    assert step.variance == Fraction(14 + rounds) / (2 * RHO)
+    assert step.epsilon2 == 0
+
+
+def test_a_census_needs_no_one_way_marginals_later():
+    step = plan_schedule(10, flaim_costs(VARIANTS["census"], 14, 1, sound=True), RHO, 0.9, 1).initial
+    assert step == plan_schedule(10, flaim_costs(VARIANTS["naive"], 14, 1, sound=True), RHO, 0.9, 1).initial
 
 
 def test_sound_local_steps_pay_for_the_noisy_marginals_that_steer_them():
@@ -107,7 +120,6 @@ def test_annealing_closes_once_two_more_rounds_cannot_be_paid():
 @pytest.mark.parametrize(
     ("rounds", "share", "message"),
     [
-        (0, 0.9, "rounds"),
         (-1, 0.9, "rounds"),
         (1.5, 0.9, "rounds"),
         (True, 0.9, "rounds"),

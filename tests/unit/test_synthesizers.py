@@ -148,7 +148,7 @@ def test_parameters_follow_scikit_learn(domain):
         ({"epsilon": float("nan")}, BudgetError, "epsilon"),
         ({"delta": 0.0}, BudgetError, "delta"),
         ({"delta": 1.0}, BudgetError, "delta"),
-        ({"rounds": 0}, ConfigError, "rounds"),
+        ({"rounds": -1}, ConfigError, "rounds"),
         ({"gaussian_share": 1.5}, ConfigError, "gaussian_share"),
         ({"workload": 0}, ConfigError, "count"),
         ({"workload": [("a", "nope")]}, DomainError, "nope"),

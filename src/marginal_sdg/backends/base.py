@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from marginal_sdg.domain import Clique
-from marginal_sdg.errors import ProtocolError
+from marginal_sdg.errors import ConfigError, ProtocolError
 from marginal_sdg.generators.base import Generator
 from marginal_sdg.graphical.model import GraphicalModel
 from marginal_sdg.marginals import Layout
@@ -84,9 +84,18 @@ class Candidates:
 
 
 def pick_from(
-    state: PublicState, step: Step, size: float, *, sound: bool, heterogeneity: bool, fewest: int = 1
+    state: PublicState,
+    step: Step,
+    size: float,
+    *,
+    sound: bool,
+    heterogeneity: bool,
+    ways: Container[int] | None = None,
+    penalty: float | None = None,
 ) -> Candidates:
-    """The affordable candidates with at least ``fewest`` attributes that a table of about ``size`` records could pick.
+    """The affordable candidates that a table of about ``size`` records could pick.
+
+    ``ways``: only those of so many attributes; ``penalty``: the noise that lowers scores, the step's sigma by default.
 
     Left out is what could not be picked with a probability above e^-40, whatever the records: typically marginals so
     large that measuring them would add more noise than the table has records. Weights are relative to the largest
@@ -95,12 +104,14 @@ def pick_from(
     """
     workload = state.workload
     importance, cells = workload.importance, workload.cells
-    many = np.array([len(clique) >= fewest for clique in workload.closure])
-    pool = np.flatnonzero(many)
-    if not any(state.affords(place) for place in pool):
+    pool = np.flatnonzero([ways is None or len(clique) in ways for clique in workload.closure])
+    if not any(state.affords(int(place)) for place in pool):
         pool = np.arange(len(workload.closure))  # 1-way marginals are always affordable
+        if not any(state.affords(int(place)) for place in pool):
+            raise ConfigError("max_model_mb: no marginal of the workload fits into the model; raise it")
     weights = importance / importance.max()
-    low, high = quality_bounds(weights, step.sigma, cells, size, heterogeneity=heterogeneity)
+    penalty = step.sigma if penalty is None else penalty
+    low, high = quality_bounds(weights, penalty, cells, size, heterogeneity=heterogeneity)
     safe = next(place for place in pool[np.argsort(-low[pool])] if state.affords(place))
     gap = negligible_gap(math.sqrt(step.epsilon2), heterogeneity=heterogeneity)
     places = np.array([p for p in pool if high[p] >= low[safe] - gap and state.affords(p)], dtype=np.int64)

@@ -13,13 +13,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from marginal_sdg.backends.base import PublicState, pick_from
 from marginal_sdg.backends.client import Client
+from marginal_sdg.backends.variants import Variant, flaim_costs
 from marginal_sdg.crypto.secagg import HEADER_BYTES, ID_BYTES, LARGEST, IdealSecureSum, Pieces, SecureSum
 from marginal_sdg.crypto.traffic import Accounting, Traffic
 from marginal_sdg.domain import Clique
@@ -28,7 +28,7 @@ from marginal_sdg.marginals import Answers, Layout, contingency
 from marginal_sdg.privacy.ledger import Ledger
 from marginal_sdg.privacy.noise import Source
 from marginal_sdg.release import Measurement, Selection
-from marginal_sdg.schedule import Costs, Step
+from marginal_sdg.schedule import Step
 from marginal_sdg.scores import quality, sensitivity
 from marginal_sdg.simplex import onto_simplex
 from marginal_sdg.workload import Workload
@@ -37,47 +37,6 @@ Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
 
 WORD = 8  # bytes, of every number in the papers' accounting
-
-
-@dataclass(frozen=True)
-class Variant:
-    """What distinguishes the members of the FLAIM family.
-
-    ``heterogeneity``: the term that clients subtract from their scores; ``combine``: leave 1-way marginals out of the
-    selection and measure all of them every round instead; ``weighting``: what a measurement's weight in the fit
-    follows: nothing, the exact or the estimated number of contributing records.
-    """
-
-    heterogeneity: Literal["none", "oracle", "private"] = "none"
-    combine: bool = False
-    weighting: Literal["equal", "exact", "estimated"] = "equal"
-
-    @property
-    def private(self) -> bool:
-        """False where exact global counts steer the method: a reference for research, not a release."""
-        return self.heterogeneity != "oracle" and self.weighting != "exact"
-
-
-VARIANTS = {
-    "naive": Variant(),
-    "oracle": Variant(heterogeneity="oracle", weighting="exact"),
-    "private": Variant(heterogeneity="private", combine=True, weighting="estimated"),
-}
-
-
-def flaim_costs(variant: Variant, attributes: int, local_steps: int, *, sound: bool) -> Costs:
-    """Gaussians and selections that one record meets.
-
-    The paper's Lemma 4.1 counts s Gaussians a round. The noisy local marginals that steer the next local step are
-    releases of their own, so the sound count is 2 s - 1.
-    """
-    gaussians = 2 * local_steps - 1 if sound else local_steps
-    return Costs(
-        initial=attributes,
-        gaussians=gaussians + (attributes if variant.combine else 0),
-        last_gaussians=gaussians,
-        selections=local_steps,
-    )
 
 
 @dataclass(frozen=True)
@@ -130,6 +89,7 @@ class FederatedBackend:
         self._secure_sum = secure_sum or IdealSecureSum()
         self._clients = self._enrol(tables, ledger, size_variance)
         self._seen: set[int] = set()
+        self._reference: dict[Clique, list[Counts]] = {clique: [] for clique in workload.one_way}
         self._everyone = _pooled(tables) if variant.heterogeneity == "oracle" else None
         self._unbudgeted = Ledger(None, source)  # the paper's local noise, which its accounting leaves out
 
@@ -150,11 +110,14 @@ class FederatedBackend:
         while True:
             present = np.flatnonzero(self._rng.random(len(self._clients)) < self._probability)
             if len(present):
-                participants = tuple(map(int, present))
-                if self._sound:
-                    self._send([k for k in participants if k not in self._seen], WORD)  # its noisy size
-                self._seen.update(participants)
-                return participants
+                return self._joined(map(int, present))
+
+    def _joined(self, clients: Iterable[int]) -> tuple[int, ...]:
+        participants = tuple(clients)
+        if self._sound:
+            self._send([k for k in participants if k not in self._seen], WORD)  # its noisy size
+        self._seen.update(participants)
+        return participants
 
     def _send(self, clients: Iterable[int], payload: int) -> None:
         """Meter a message of every client to the server that the paper's accounting leaves out."""
@@ -164,15 +127,19 @@ class FederatedBackend:
     # -- measure -----------------------------------------------------------------------------------------------
 
     def initialise(self, cliques: Sequence[Clique], step: Step, ledger: Ledger) -> list[Measurement]:
-        """Measure every 1-way marginal once, each on a fresh sample of clients."""
-        cohorts = {clique: self._participants() for clique in cliques}
-        sums = [self._summed([request], request[1])[0] for request in cohorts.items()]
-        return self._release(sums, step, ledger, len(cliques), "initial 1-way marginals")
+        """Measure every 1-way marginal once: each on a fresh sample of clients, or (``census``) all on all clients."""
+        if self._variant.census:
+            everyone = self._joined(range(len(self._clients)))
+            sums = self._summed([(clique, everyone) for clique in cliques], everyone)
+        else:
+            cohorts = {clique: self._participants() for clique in cliques}
+            sums = [self._summed([request], request[1])[0] for request in cohorts.items()]
+        return self._refer(self._release(sums, step, ledger, len(cliques), "initial 1-way marginals"))
 
     def measure(self, selection: Selection, step: Step, ledger: Ledger) -> list[Measurement]:
-        """Release the summed marginals of the selection and, for ``combine``, all 1-way marginals of the cohort."""
+        """Release the summed marginals of the selection and, for ``refresh``, all 1-way marginals of the cohort."""
         name = f"round {step.index + 1}"
-        one_way = self._workload.one_way if self._variant.combine and not step.last else ()
+        one_way = self._workload.one_way if self._variant.refresh and not step.last else ()
         everyone = selection.participants
         picked = list(selection.picks.items())
         common = [(clique, everyone) for clique in one_way]
@@ -184,7 +151,14 @@ class FederatedBackend:
         chosen, rest = sums[: len(picked)], sums[len(picked) :]
         released = self._release(chosen, step, ledger, self._local_steps, f"{name}: measure")
         if one_way:
-            released += self._release(rest, step, ledger, len(one_way), f"{name}: 1-way marginals")
+            fresh = self._refer(self._release(rest, step, ledger, len(one_way), f"{name}: 1-way marginals"))
+            released += fresh if self._variant.combine else []
+        return released
+
+    def _refer(self, released: list[Measurement]) -> list[Measurement]:
+        """Keep released 1-way marginals as what clients compare themselves with."""
+        for measurement in released:
+            self._reference[measurement.clique].append(measurement.counts)
         return released
 
     def _summed(self, requests: Sequence[tuple[Clique, tuple[int, ...]]], cohort: tuple[int, ...]) -> list[Sum]:
@@ -222,8 +196,13 @@ class FederatedBackend:
     # -- select ------------------------------------------------------------------------------------------------
 
     def select(self, state: PublicState, step: Step, ledger: Ledger) -> Selection:
-        """Every participating client picks ``local_steps`` different cliques from its own data."""
+        """Every participating client picks ``local_steps`` different cliques from its own data.
+
+        FLAIM (Random): the server draws one affordable clique for all of them, whatever their data.
+        """
         participants = self._participants()
+        if self._variant.picks == "server":
+            return Selection({self._drawn(state): participants}, participants)
         self._send_model(participants, state.model.cells)
         picks: dict[int, list[Clique]] = {k: [] for k in participants}
         states = dict.fromkeys(participants, state)
@@ -247,6 +226,10 @@ class FederatedBackend:
                 selected[clique] = (*selected.get(clique, ()), k)
         common = {clique: cohort for clique, cohort in selected.items() if len(cohort) >= self._min_cohort}
         return Selection(common, participants)
+
+    def _drawn(self, state: PublicState) -> Clique:
+        places = [place for place in range(len(self._workload.closure)) if state.affords(place)]
+        return self._workload.closure[self._rng.choice(places)]
 
     def _send_model(self, participants: tuple[int, ...], cells: int) -> None:
         sizes: dict[Accounting, int] = {"paper": 0, "ideal": 0, "wire": HEADER_BYTES}
@@ -290,29 +273,28 @@ class FederatedBackend:
         """Candidates of clients that have the same model, and their scores, counted in one pass: (clients, Q)."""
         clients = [self._clients[k] for k in group]
         scales = [client.scale for client in clients]
-        fewest = 2 if self._variant.combine else 1
-        candidates = pick_from(state, step, max(scales), sound=self._sound, heterogeneity=self._skewed, fewest=fewest)
+        ways = range(self._variant.smallest, self._variant.largest + 1)
+        candidates = pick_from(state, step, max(scales), sound=self._sound, heterogeneity=self._skewed, ways=ways)
         answers = Answers(candidates.layout, [client.table for client in clients])
         distances = answers.l1_distances(state.model.distribution(candidates.layout), scales)
-        skew = self._skew(clients, scales, answers, state)
+        skew = self._skew(clients, scales, answers)
         scores = quality(candidates.weights, distances, step.sigma, candidates.cells, skew)
         return candidates.layout.cliques, scores
 
-    def _skew(self, clients: list[Client], scales: list[float], answers: Answers, state: PublicState) -> Floats | float:
+    def _skew(self, clients: list[Client], scales: list[float], answers: Answers) -> Floats | float:
         """The heterogeneity term tau_k(q): (clients, candidates) records. Source: FLAIM Algorithm 1 line 6."""
         if self._everyone is not None:
             return answers.l1_distances(_distribution(self._everyone, answers.layout), scales)
         if self._variant.heterogeneity == "private":
-            reference = self._reference(state.measurements)
+            reference = self._distributions()
             members = _membership(self._workload.one_way, answers.layout.cliques)
             return np.array([client.mean_skew(reference, members) for client in clients])
         return 0.0
 
-    def _reference(self, measurements: Sequence[Measurement]) -> dict[Clique, Floats]:
+    def _distributions(self) -> dict[Clique, Floats]:
         """Noisy 1-way distributions of all clients, from what has been released: one per attribute."""
         reference: dict[Clique, Floats] = {}
-        for clique in self._workload.one_way:
-            released = [m.counts for m in measurements if m.clique == clique]
+        for clique, released in self._reference.items():
             if not released:  # every client that was asked dropped out: nothing is known
                 cells = self._workload.domain.size(clique)
                 reference[clique] = np.full(cells, 1.0 / cells)

@@ -26,27 +26,36 @@ class PlaintextBackend:
     """
 
     def __init__(self, table: Table, workload: Workload, *, sound: bool) -> None:
-        self.costs = replace(AIM_COSTS, initial=len(workload.one_way))
+        self.costs = replace(AIM_COSTS, initial=len(self._first(workload.one_way)))
         self._table = table
         self._sound = sound
         self._answers: Answers | None = None  # of the latest candidates, which rarely change between rounds
 
     def initialise(self, cliques: Sequence[Clique], step: Step, ledger: Ledger) -> list[Measurement]:
         """Measure every 1-way marginal once."""
-        return self._measure(cliques, step, ledger, "initial 1-way marginals")
+        return self._measure(self._first(cliques), step, ledger, "initial marginals")
 
     def select(self, state: PublicState, step: Step, ledger: Ledger) -> Selection:
         """Pick the clique that the model answers worst, by the exponential mechanism."""
-        candidates = pick_from(state, step, state.total, sound=self._sound, heterogeneity=False)
+        penalty = self._penalty(step)
+        candidates = pick_from(state, step, state.total, sound=self._sound, heterogeneity=False, penalty=penalty)
         answers = self._answered(candidates.layout)
         (distances,) = answers.l1_distances(state.model.distribution(candidates.layout), [state.total])
         (choice,) = ledger.select(
-            [quality(candidates.weights, distances, step.sigma, candidates.cells)],
+            [quality(candidates.weights, distances, penalty, candidates.cells)],
             step.epsilon2,
             sensitivity=sensitivity(heterogeneity=False),
             what=f"round {step.index + 1}: select a clique",
         )
         return Selection({candidates.layout.cliques[choice]: (0,)})
+
+    def _first(self, one_way: Sequence[Clique]) -> Sequence[Clique]:
+        """What is measured before the first round."""
+        return one_way
+
+    def _penalty(self, step: Step) -> float:
+        """The noise per cell that a candidate's score is lowered for."""
+        return step.sigma
 
     def measure(self, selection: Selection, step: Step, ledger: Ledger) -> list[Measurement]:
         """Measure the selected clique."""

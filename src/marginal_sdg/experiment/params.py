@@ -10,20 +10,38 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-Method = Literal["AIM", "FHAIM", "DistAIM", "NaiveFLAIM", "AugFLAIM (Oracle)", "AugFLAIM (Private)"]
+Method = Literal[
+    "AIM",
+    "MWEM+PGM",
+    "FHAIM",
+    "DistAIM",
+    "FedNaiveBayes",
+    "FLAIM (Random)",
+    "NaiveFLAIM",
+    "FLAIM (proxy only)",
+    "FLAIM (oracle + combine)",
+    "AugFLAIM (Oracle)",
+    "AugFLAIM (Private)",
+    "AugFLAIM (Census)",
+]
 METHODS: tuple[str, ...] = get_args(Method)
 
-# The FLAIM variant behind each federated method's name in the paper.
+# The FLAIM variant behind each federated method's name: the paper's, its ablations (Figure 2), and ours (census).
 VARIANTS: dict[str, str] = {
+    "FedNaiveBayes": "naive_bayes",
+    "FLAIM (Random)": "random",
     "NaiveFLAIM": "naive",
+    "FLAIM (proxy only)": "proxy",
+    "FLAIM (oracle + combine)": "oracle_combined",
     "AugFLAIM (Oracle)": "oracle",
     "AugFLAIM (Private)": "private",
+    "AugFLAIM (Census)": "census",
 }
 OF_CLIENTS = ("participation", "client_level", "clients", "partition", "partition_seed")  # of no use to a curator
 OF_FLAIM = ("local_steps", "secagg", "cohort", "min_cohort")
 OF_DISTAIM = ("weighting", "engine")
 OF_FHAIM = ("score", "upload", "max_records", "engine")
-OF_ONE_TABLE = ("AIM", "FHAIM")
+OF_ONE_TABLE = ("AIM", "MWEM+PGM", "FHAIM")
 
 
 def _known_partition(value: str) -> str:
@@ -64,7 +82,7 @@ class RunParams(BaseModel):
     calibration: Literal["paper", "sound"] | None = "sound"
     epsilon: Annotated[float, Field(gt=0, le=1000)] = 1.0
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
-    rounds: Annotated[int, Field(ge=1, le=1000)] | Literal["adaptive"] = 10
+    rounds: Annotated[int, Field(ge=0, le=1000)] | Literal["adaptive"] = 10
     local_steps: Annotated[int, Field(ge=1, le=100)] | None = 1
     clients: Annotated[int, Field(ge=1, le=100_000)] | None = 100
     participation: Annotated[float, Field(gt=0, le=1)] | None = 0.1

@@ -18,7 +18,7 @@ from marginal_sdg.experiment.progress import say, show_table
 from marginal_sdg.experiment.run import make_workload
 from marginal_sdg.experiment.targets import Targets
 from marginal_sdg.privacy.budget import Budget
-from marginal_sdg.schedule import Costs, plan_schedule
+from marginal_sdg.schedule import plan_schedule
 from marginal_sdg.synthesizers import SIZE_SHARE
 
 PROCESS_MB = 250  # of a worker before it fits anything: Python, libraries, a data set
@@ -39,13 +39,13 @@ class Split:
 
 def split_budget(cell: RunParams, attributes: int) -> Split:
     """The privacy split of a cell whose workload covers ``attributes`` columns. Source: FLAIM Lemma 4.1."""
-    from marginal_sdg.backends.federated import VARIANTS as METHODS
-    from marginal_sdg.backends.federated import flaim_costs
     from marginal_sdg.backends.plaintext import AIM_COSTS
+    from marginal_sdg.backends.variants import VARIANTS as METHODS
+    from marginal_sdg.backends.variants import flaim_costs
 
     sound = cell.calibration == "sound"
     rho = Budget(cell.epsilon, cell.delta).rho / (cell.records_per_person or 1) ** 2  # of a single record
-    costs, start = replace(AIM_COSTS, initial=attributes), 16 * attributes
+    costs, start = replace(AIM_COSTS, initial=1 if cell.method == "MWEM+PGM" else attributes), 16 * attributes
     if cell.method in VARIANTS:
         assert cell.local_steps is not None
         costs = flaim_costs(METHODS[VARIANTS[cell.method]], attributes, cell.local_steps, sound=sound)
@@ -56,15 +56,11 @@ def split_budget(cell: RunParams, attributes: int) -> Split:
     return Split(
         rho=float(rho) * (cell.records_per_person or 1) ** 2,
         sizes_rho=float(sizes),
-        gaussians=_gaussians(costs, rounds),
+        gaussians=costs.measured(rounds),
         sigma=step.sigma,
         selections=rounds * costs.selections,
         epsilon=float(step.epsilon2) ** 0.5,
     )
-
-
-def _gaussians(costs: Costs, rounds: int) -> int:
-    return costs.initial + (rounds - 1) * costs.gaussians + costs.last_gaussians
 
 
 def public_domain(dataset: str) -> Domain:

@@ -139,19 +139,17 @@ def _clients(run: Run, data: _Data, seed: int) -> list[Table] | None:
 
 def make_synthesizer(params: RunParams, workload: Workload, **others: Any) -> AIM | DistAIM | FHAIM | FLAIM:
     """The estimator that a cell's parameters describe; ``others`` are its remaining arguments."""
+    from marginal_sdg.baselines.mwem import MWEM
     from marginal_sdg.synthesizers import AIM, FHAIM, FLAIM, DistAIM
 
     names = ("epsilon", "delta", "rounds", "gaussian_share", "calibration", "generator", "max_model_mb")
     options = ("records_per_person", "participation", "client_level", *OF_FLAIM, *OF_DISTAIM, *OF_FHAIM)
     values = {name: getattr(params, name) for name in (*names, *options)}  # None: the estimator's own default
     arguments = {name: value for name, value in values.items() if value is not None} | others
-    if params.method == "AIM":
-        return AIM(workload.domain, workload=workload, **arguments)
-    if params.method == "DistAIM":
-        return DistAIM(workload.domain, workload=workload, **arguments)
-    if params.method == "FHAIM":
-        return FHAIM(workload.domain, workload=workload, **arguments)
-    return FLAIM(workload.domain, workload=workload, variant=VARIANTS[params.method], **arguments)
+    if params.method in VARIANTS:
+        return FLAIM(workload.domain, workload=workload, variant=VARIANTS[params.method], **arguments)
+    kinds: dict[str, type[AIM | DistAIM | FHAIM]] = {"AIM": AIM, "MWEM+PGM": MWEM, "DistAIM": DistAIM, "FHAIM": FHAIM}
+    return kinds[params.method](workload.domain, workload=workload, **arguments)
 
 
 def make_workload(params: RunParams, domain: Domain, seed: int) -> Workload:

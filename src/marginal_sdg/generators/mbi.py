@@ -50,6 +50,7 @@ class MBI:
         """Fit by mirror descent from the potentials of ``warm_start``."""
         import mbi
 
+        measurements = [m for m in measurements if m.clique]  # the empty clique's is the total
         cliques = list(dict.fromkeys(m.clique for m in measurements))
         linear = []
         for m in measurements:

@@ -74,6 +74,7 @@ class PGM:
         final: bool = False,
     ) -> GraphicalModel:
         """Fit the model; ``ConfigError`` before allocation where its tables would exceed ``max_model_mb``."""
+        measurements = [m for m in measurements if m.clique]  # the empty clique's is the total
         if not measurements:
             return GraphicalModel(self.domain, {}, total)
         pooled = pool(measurements, total)

@@ -1,0 +1,1 @@
+"""Other mechanisms, for comparison."""
