@@ -31,7 +31,25 @@ def test_every_config_that_we_ship_is_valid_flat_and_short(path: Path) -> None:
     text = path.read_text()
     assert len(text.splitlines()) <= 40
     assert not any(isinstance(value, dict) for value in yaml.safe_load(text).values())
-    assert expand(load_config(path))
+    everything = expand(load_config(path))
+    assert everything
+    if "quick" in yaml.safe_load(text):
+        assert len(expand(load_config(path, quick=True))) < len(everything)
+
+
+def test_the_quick_profile_is_a_list_of_overrides_that_others_override(tmp_path: Path) -> None:
+    path = tmp_path / "given.yaml"
+    path.write_text(MINIMAL + 'epsilon: [1, 2, 5]\nseeds: 10\nquick: ["epsilon=[1, 5]", seeds=2]\n')
+    assert len(expand(load_config(path))) == 30
+    assert len(expand(load_config(path, quick=True))) == 4
+    assert len(expand(load_config(path, ["seeds=3"], quick=True))) == 6
+    assert load_config(path).to_yaml() == load_config(path, ["seeds=10"]).to_yaml()
+    path.write_text(MINIMAL)
+    with pytest.raises(ConfigError, match="has no quick profile"):
+        load_config(path, quick=True)
+    path.write_text(MINIMAL + "quick: 3\n")
+    with pytest.raises(ConfigError, match=r"quick = 3 is not allowed; give a list such as"):
+        load_config(path)
 
 
 def test_defaults_are_the_papers_settings(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from marginal_sdg.attribute import nearest
 from marginal_sdg.errors import ConfigError
 from marginal_sdg.experiment.params import NAMES, RunParams, allowed, dataset_names
 
-SHEET_KEYS = ("title", "seeds", "figure", "paper")
+SHEET_KEYS = ("title", "seeds", "figure", "paper", "quick")
 KEYS = (*NAMES, *SHEET_KEYS)
 MAX_SEEDS = 10_000
 
@@ -52,15 +52,23 @@ def find_config(name: str, folder: Path) -> Path:
     raise ConfigError(f"config: no file {name!r}{hint}; configs/ has {', '.join(known) or 'none'}")
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
-    """Read and check a config file and ``key=value`` overrides. Raises ConfigError, one line."""
+def load_config(path: Path, overrides: Sequence[str] = (), *, quick: bool = False) -> Config:
+    """Read and check a config file and ``key=value`` overrides. Raises ConfigError, one line.
+
+    ``quick`` applies the overrides that the file itself has under that key first: fewer seeds and points.
+    """
     try:
         values = _parse(path.read_text(encoding="utf-8"), path.name)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path.name}: cannot be read ({type(error).__name__})") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path.name}: must be a list of 'key: value' lines")
-    for override in overrides:
+    shorter = values.pop("quick", [])
+    if not isinstance(shorter, list) or not all(isinstance(override, str) for override in shorter):
+        raise ConfigError(f"{path.name}: quick = {shorter!r} is not allowed; give a list such as [seeds=2]")
+    if quick and not shorter:
+        raise ConfigError(f"{path.name}: has no quick profile; add a line such as quick: [seeds=2]")
+    for override in [*(shorter if quick else []), *overrides]:
         key, equals, text = override.partition("=")
         if not equals or not key.strip():
             raise ConfigError(f"--set {override}: must be key=value, such as --set epsilon=5")
@@ -70,7 +78,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 
 def _checked(values: Mapping[str, Any], path: Path) -> Config:
     for key in values:
-        if key not in KEYS:
+        if key not in KEYS or key == "quick":
             hint = nearest(key, KEYS) or f"; the keys are {', '.join(KEYS)}"
             raise ConfigError(f"{path.name}: unknown key {key!r}{hint}")
     for key in ("dataset", "method"):

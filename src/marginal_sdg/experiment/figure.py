@@ -28,6 +28,8 @@ AXIS_NAMES = {
     "clients": "Clients K",
     "gaussian_share": "Gaussian share r",
     "local_steps": "Local steps s",
+    "feature_skew": "Feature skew β",
+    "partition": "Heterogeneity β of the Dirichlet partition",
 }
 STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -48,8 +50,8 @@ def draw(title: str, summaries: Sequence[CellSummary], x: str | None) -> dict[st
 
     metrics = [name for name in METRICS if any(name in summary.estimates for summary in summaries)]
     x = x or _main_axis(summaries)
-    values = list(dict.fromkeys(getattr(summary.cell, x) for summary in summaries))
-    numeric = len(values) > 1 and not any(value is None or isinstance(value, str) for value in values)
+    positions = {_position(summary, x) for summary in summaries} - {None}
+    numeric = len(positions) > 1
     with matplotlib.rc_context(STYLE):
         height = 3.2 if numeric else 1.3 + 0.28 * len(summaries)
         figure = Figure(figsize=(4.2 * len(metrics) + 0.6, max(height, 2.4)), layout="constrained")
@@ -63,6 +65,14 @@ def draw(title: str, summaries: Sequence[CellSummary], x: str | None) -> dict[st
         _legend(figure)
         figure.suptitle(title, fontsize=10, x=0.01, ha="left")
         return {kind: _saved(figure, kind) for kind in ("png", "pdf")}
+
+
+def _position(summary: CellSummary, x: str) -> float | None:
+    """Where a cell stands on the axis; None where its value is no number, or ``x`` does not apply to it."""
+    value = getattr(summary.cell, x)
+    if isinstance(value, str) and value.startswith("dirichlet:"):
+        value = float(value.removeprefix("dirichlet:"))
+    return None if value is None or isinstance(value, str) else float(value)
 
 
 def _main_axis(summaries: Sequence[CellSummary]) -> str:
@@ -85,19 +95,20 @@ def _series(summaries: Sequence[CellSummary], x: str) -> dict[str, list[CellSumm
 
 
 def _lines(axes: Axes, metric: str, summaries: Sequence[CellSummary], x: str) -> None:
-    positions = sorted({float(getattr(summary.cell, x)) for summary in summaries})
+    """A line per series over ``x``; cells without a place there, such as adaptive rounds, are levels across."""
+    positions = sorted({at for summary in summaries if (at := _position(summary, x)) is not None})
     for index, (name, members) in enumerate(_series(summaries, x).items()):
-        points = sorted((m for m in members if metric in m.estimates), key=lambda m: float(getattr(m.cell, x)))
-        colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
-        at = [float(getattr(point.cell, x)) for point in points]
-        estimates = [point.estimates[metric] for point in points]
-        axes.plot(at, [e.mean for e in estimates], color=colour, marker=marker, markersize=4, label=name)
-        low = [e.mean if e.low is None else e.low for e in estimates]
-        high = [e.mean if e.high is None else e.high for e in estimates]
-        axes.fill_between(at, low, high, color=colour, alpha=0.15, linewidth=0)
-        told = [(a, p.paper[metric]) for a, p in zip(at, points, strict=True) if metric in p.paper]
-        if told:
-            _paper_marks(axes, *zip(*told, strict=True))
+        known = [member for member in members if metric in member.estimates]
+        points = [(at, m) for m in known if (at := _position(m, x)) is not None]
+        points.sort(key=lambda point: point[0])
+        style: dict[str, Any] = {"color": COLOURS[index % len(COLOURS)], "label": name}
+        for level in known:
+            if _position(level, x) is None:
+                shown = "_" + name if points else name  # the line's own label stands in the legend
+                across = {**style, "label": shown, "linestyle": "--" if points else "-", "linewidth": 1}
+                axes.axhline(level.estimates[metric].mean, **across)
+        if points:
+            _line(axes, metric, points, {**style, "label": name, "marker": MARKERS[index % len(MARKERS)]})
     if positions[0] > 0 and positions[-1] / positions[0] >= 20:
         axes.set_xscale("log")
         axes.set_xticks(positions, [f"{position:g}" for position in positions])
@@ -106,6 +117,18 @@ def _lines(axes: Axes, metric: str, summaries: Sequence[CellSummary], x: str) ->
     axes.set_ylabel(AXIS_NAMES[metric])
     if _wide(summaries, metric):
         axes.set_yscale("log")
+
+
+def _line(axes: Axes, metric: str, points: Sequence[tuple[float, CellSummary]], style: dict[str, Any]) -> None:
+    at = [position for position, _ in points]
+    estimates = [point.estimates[metric] for _, point in points]
+    axes.plot(at, [e.mean for e in estimates], markersize=4, **style)
+    low = [e.mean if e.low is None else e.low for e in estimates]
+    high = [e.mean if e.high is None else e.high for e in estimates]
+    axes.fill_between(at, low, high, color=style["color"], alpha=0.15, linewidth=0)
+    told = [(position, point.paper[metric]) for position, point in points if metric in point.paper]
+    if told:
+        _paper_marks(axes, *zip(*told, strict=True))
 
 
 def _dots(axes: Axes, metric: str, summaries: Sequence[CellSummary], x: str) -> None:

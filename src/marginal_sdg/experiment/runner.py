@@ -79,6 +79,12 @@ def _parser() -> argparse.ArgumentParser:
         dest="overrides",
         help="override a key; a list is a sweep: --set epsilon=[1,5]; may be repeated",
     )
+    parser.add_argument(
+        "--profile",
+        choices=("paper", "quick"),
+        default="paper",
+        help="quick: fewer seeds and points, as the config says",
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: results/<config name>/")
     parser.add_argument(
         "--workers", type=int, metavar="N", default=os.cpu_count() or 1, help="processes; 0 runs in this one"
@@ -94,8 +100,9 @@ def _sweep(options: argparse.Namespace, root: Path) -> Sweep:
     """Everything that can be wrong with the input is found here, before anything is read or written."""
     if not 0 <= options.workers <= 1024:
         raise ConfigError(f"--workers {options.workers} is not allowed; give a whole number from 0 to 1024")
-    config = load_config(find_config(options.config, root / "configs"), options.overrides)
-    folder: Path = options.out or Path("results") / config.name
+    quick = options.profile == "quick"
+    config = load_config(find_config(options.config, root / "configs"), options.overrides, quick=quick)
+    folder: Path = options.out or Path("results") / (config.name + ("-quick" if quick else ""))
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"--out {folder} is a file; give a folder")
     targets = load_targets(config.paper, root / "experiments" / "targets")
