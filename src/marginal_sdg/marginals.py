@@ -17,6 +17,7 @@ Counts = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 _MAX_CELLS = 2**40  # packed cell numbers stay exact in float64 products and far from int64 overflow
+_STRIP = 2**18  # multiplications at a time: BLAS keeps them on one core, and waits for no other one that is busy
 
 
 @dataclass(frozen=True)
@@ -178,8 +179,14 @@ def _count(layout: Layout, tables: Sequence[Table]) -> tuple[Counts, Counts]:
 
 def _packed(layout: Layout, table: Table, place: int) -> Floats:
     """(Q, n): every record's cell in every clique, numbered over all cliques and tables (exact in float64)."""
-    numbers: Floats = layout.strides.T @ table.codes.T.astype(np.float64)
-    return numbers + (layout.offsets[:-1, None] + place * float(layout.offsets[-1]))
+    codes = table.codes.T.astype(np.float64)
+    numbers = np.empty((len(layout.cliques), len(table)))
+    strip = max(_STRIP // max(layout.strides.size, 1), 1)
+    for start in range(0, len(table), strip):
+        part = slice(start, start + strip)
+        np.matmul(layout.strides.T, codes[:, part], out=numbers[:, part])
+    numbers += layout.offsets[:-1, None] + place * float(layout.offsets[-1])
+    return numbers
 
 
 def project(counts: npt.NDArray[np.generic], domain: Domain, clique: Clique, onto: Sequence[str]) -> npt.NDArray:  # type: ignore[type-arg]
