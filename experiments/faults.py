@@ -28,12 +28,13 @@ from marginal_sdg import FLAIM, Budget, DistAIM, Ledger, Table, Workload, synthe
 from marginal_sdg.backends.share_pool import SharePool
 from marginal_sdg.crypto.masking import MaskedSum
 from marginal_sdg.crypto.secagg import STAGES, IdealSecureSum
+from marginal_sdg.crypto.upload import RECEIVERS
 from marginal_sdg.datasets import load_dataset, partition
 from marginal_sdg.errors import MarginalSDGError, ProtocolError
 from marginal_sdg.privacy.noise import Source
 
 CLIENTS, RECORDS, ROUNDS, BUDGET = 20, 5_000, 3, Budget(1.0, 1e-5)
-MIDDLE = {"size": 0, "measure": 0, "select": 6}  # the message of server 1 to server 0 that is hit
+HIT = {"join": (2, 0), "size": (0, 0), "measure": (0, 0), "select": (0, 6)}  # to whom, which message of server 1
 LEAVING = frozenset({3, 7, 12, 18})  # 20% of the clients
 DAMAGES = ("killed", "altered", "truncated", "lost", "replayed")
 
@@ -50,11 +51,11 @@ class Storm:
 
     def __call__(self, sender: int, receiver: int, number: int, frame: bytes) -> Sequence[bytes]:
         """A hook of ``LocalNetwork``."""
-        if (sender, receiver) != (1, 0):
+        if (sender, receiver) != (1, HIT[self.operation][0]):
             return (frame,)
         if number == 0:
             self._first = [frame]
-        if number != MIDDLE[self.operation] or (self.struck and not self.lasting):
+        if number != HIT[self.operation][1] or (self.struck and not self.lasting):
             return (frame,)
         self.struck = True
         if self.damage == "killed":
@@ -71,7 +72,11 @@ class Disturbed(SharePool):
     def __init__(self, storm: Storm | None, lost: Callable[[int, int], bool], *arguments: Any) -> None:
         super().__init__(*arguments, timeout=1.0, uploads=lambda k, server, m: () if lost(k, server) else (m,))
         self._storm = storm
-        self._calls = dict.fromkeys(MIDDLE, 0)
+        self._calls = dict.fromkeys(HIT, 0)
+
+    def join(self, *arguments: Any) -> Any:
+        """Disturbed."""
+        return self._within("join", super().join, *arguments)
 
     def size(self, *arguments: Any) -> Any:
         """Disturbed."""
@@ -133,8 +138,8 @@ def distaim(
         return fit(DistAIM(participation=0.3, engine="shares", **common), clients)
 
 
-def _reaches(servers: int, client: int, server: int) -> bool:
-    return client in LEAVING and server >= servers
+def _misses(missed: int, client: int, server: int) -> bool:
+    return client in LEAVING and server == missed
 
 
 def _leaves(leaving: frozenset[int], when: str, client: int, stage: str) -> bool:
@@ -144,17 +149,17 @@ def _leaves(leaving: frozenset[int], when: str, client: int, stage: str) -> bool
 def servers_fail(clients: list[Table], common: dict[str, Any]) -> Iterator[dict[str, str]]:
     """DistAIM: one row per fault of a server, or of the clients' uploads."""
     calm = distaim(clients, common)
-    for operation, damage, lasting in itertools.product(MIDDLE, DAMAGES, (False, True)):
+    for operation, damage, lasting in itertools.product(HIT, DAMAGES, (False, True)):
         fault = "server 1 killed" if damage == "killed" else f"a message of server 1 {damage}"
         row = {"protocol": "DistAIM", "stage": operation, "fault": fault, "for": "good" if lasting else "once"}
         storm = Storm(operation, damage, lasting)
         yield row | distaim(clients, common, storm).against(calm)
         assert storm.struck
     gone = distaim(clients, common, lost=lambda client, server: client in LEAVING)
-    for reached in (1, 2):
-        outcome = distaim(clients, common, lost=partial(_reaches, reached))
+    for missed in range(RECEIVERS):
+        outcome = distaim(clients, common, lost=partial(_misses, missed))
         assert outcome == gone
-        row = {"protocol": "DistAIM", "stage": "upload", "fault": f"20% of clients reach {reached} of 3 servers"}
+        row = {"protocol": "DistAIM", "stage": "upload", "fault": f"20% of clients do not reach server {missed}"}
         as_without = {"outcome": "continued, as if they had not been asked"} if not outcome.error else {}
         yield row | {"for": "good"} | outcome.against(calm) | as_without
 
@@ -186,7 +191,7 @@ def main() -> None:
         **{"epsilon": BUDGET.epsilon, "delta": BUDGET.delta},
     }
     faults = itertools.chain(servers_fail(clients, common), clients_leave(clients, common))
-    rows = list(track(faults, "faults", total=2 * len(MIDDLE) * len(DAMAGES) + 2 + 2 * len(STAGES)))
+    rows = list(track(faults, "faults", total=2 * len(HIT) * len(DAMAGES) + RECEIVERS + 2 * len(STAGES)))
     frame = pd.DataFrame(rows)
     options.out.mkdir(parents=True, exist_ok=True)
     frame.to_csv(options.out / "faults.csv", index=False)

@@ -109,14 +109,11 @@ def check_linear(data):
     assert opened(program, x, y) == wrapped(sums_of(terms, starts))
 
 
-def check_share_input(data):
-    x, y = vectors(data, 2)
-    owner = data.draw(st.integers(0, 2))
-
-    def program(party, x):
-        return x + party.share_input(owner, y if party.rank == owner else None, len(y))
-
-    assert opened(program, x) == wrapped(map(int.__add__, x.tolist(), y.tolist()))
+def check_replicate(data):
+    """What two servers hold becomes the shared sum of three."""
+    own = vectors(data, 3)
+    shares = opened(lambda party: party.replicate(own[party.rank].view(np.uint64)))
+    assert shares == wrapped(map(int.__add__, own[0].tolist(), own[1].tolist()))
 
 
 def check_reshare(data):
@@ -124,6 +121,17 @@ def check_reshare(data):
     own = vectors(data, 3)
     shares = opened(lambda party: party.reshare(own[party.rank].view(np.uint64)))
     assert shares == wrapped(map(sum, zip(*(v.tolist() for v in own), strict=True)))
+
+
+def test_words_of_a_stream_do_not_depend_on_how_they_are_drawn():
+    whole = Stream(bytes(32)).draw(60_000)
+    stream, start = Stream(bytes(32)), 0
+    for count in (0, 1, 1023, 3, 1024, 9000, 8192, 5, 30_000):
+        np.testing.assert_array_equal(stream.draw(count), whole[start : start + count])
+        start += count
+    rest = np.ones(60_000 - start, dtype=np.uint64)
+    stream.combine(rest, np.subtract)
+    np.testing.assert_array_equal(rest, 1 - whole[start:])
 
 
 def test_resharing_leaves_its_argument_alone():
@@ -170,7 +178,7 @@ def check_argmax(data):
 CHECKS = [
     check_open,
     check_linear,
-    check_share_input,
+    check_replicate,
     check_reshare,
     check_multiply,
     check_dot,
@@ -217,7 +225,7 @@ def test_one_candidate_and_no_cells_need_no_message():
         starts = np.zeros(3, dtype=np.int64)
         party.open(none, "nothing")
         party.multiply(none, none)
-        party.share_input(0, np.empty(0, dtype=np.int64) if party.rank == 0 else None, 0)
+        party.replicate(none.own)
         assert negative(party, none, 8).shape == (2, 0)
         sums = absolute_sums(party, none, starts, 8)
         return argmax(party, one, 8), len(sums), sums.own.any() or sums.next.any()
@@ -262,8 +270,6 @@ def test_segments_that_do_not_fit_are_refused(starts):
         (lambda party, x: negative(party, x, 65), "bits: needs 2 to 64, got 65"),
         (lambda party, x: argmax(party, x[:0], 8), "candidates: needs at least one"),
         (lambda party, x: party.multiply(x, x[:2]), "factors: needs vectors of one length, got 3 and 2"),
-        (lambda party, x: party.share_input(0, None, 3), "values: server 0 alone gives a vector of 3"),
-        (lambda party, x: party.share_input(2, np.zeros(4, dtype=np.int64), 3), "values: server 2 alone"),
         (lambda party, x: argmax(party, x, 3), "not one of 3 candidates wins"),  # differences need more bits
     ],
 )
@@ -275,19 +281,12 @@ def test_bad_input_is_refused(program, problem):
 # --- what it costs --------------------------------------------------------------------------------
 
 
-def one_input(owner, n):
-    def program(party, x):
-        party.share_input(owner, np.zeros(n, dtype=np.int64) if party.rank == owner else None, n)
-
-    return program
-
-
 COSTS = {
     "open": (7, lambda party, x: party.open(x, "x"), rss_cost.one_round(7)),
     "reshare": (7, lambda party, x: party.reshare(x.own), rss_cost.one_round(7)),
     "multiply": (7, lambda party, x: party.multiply(x, x), rss_cost.one_round(7)),
     "dot": (70, lambda party, x: party.dot(x, x, starts_of([0, 30, 40])), rss_cost.one_round(3)),
-    **{f"input {k}": (1, one_input(k, 9), rss_cost.share_input(k, 9)) for k in range(3)},
+    "replicate": (7, lambda party, x: party.replicate(x.own), rss_cost.replicate(7)),
     **{
         f"negative {n} {bits}": (n, lambda party, x, bits=bits: negative(party, x, bits), rss_cost.negative(n, bits))
         for n, bits in product([0, 1, 65], [2, 3, 4, 5, 6, 9, 10, 24, 48, 64])
@@ -364,8 +363,7 @@ def every_operation(party, x, scores):
     """Each primitive once, on 64 scores and on the cells."""
     party.multiply(scores, scores)
     party.reshare(np.zeros(len(scores), dtype=np.uint64))
-    for owner in range(3):
-        party.share_input(owner, np.zeros(64, dtype=np.int64) if party.rank == owner else None, 64)
+    party.replicate(np.zeros(len(scores), dtype=np.uint64))
     absolute_sums(party, x, np.arange(len(x)), 12)
     argmax(party, scores, 12)
     party.open(scores, "scores")

@@ -1,4 +1,4 @@
-"""Uploads to three servers: the shares fit together, only the one right message is taken, no server sees anything."""
+"""Uploads to two servers: shares add up, only the one right message is taken, neither server sees anything."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from marginal_sdg.crypto.upload import Desk, Sender, expand, payload_bytes, wire_bytes
+from marginal_sdg.crypto.upload import RECEIVERS, Desk, Sender, payload_bytes, wire_bytes
 from marginal_sdg.errors import ProtocolError
 
 CLIENT = 3
-LINKS = [[bytes([server, client]) * 16 for client in range(5)] for server in range(3)]
-RINGS = [np.dtype(np.uint32), np.dtype(np.uint64)]
+LINKS = [[bytes([server, client]) * 16 for client in range(5)] for server in range(RECEIVERS)]
 
 
 def keys(seed=0):
@@ -25,35 +24,51 @@ def keys(seed=0):
 
 
 def sender(seed=0):
-    return Sender(CLIENT, [LINKS[server][CLIENT] for server in range(3)], keys(seed))
+    return Sender(CLIENT, [links[CLIENT] for links in LINKS], keys(seed))
 
 
-def desks():
-    return [Desk(server, LINKS[server]) for server in range(3)]
+def messages(answers, client=None, wave=0):
+    return (client or sender()).messages(wave, np.array(answers, dtype=np.uint64))
 
 
-@given(st.lists(st.integers(0, 2**31), min_size=1, max_size=40), st.sampled_from(RINGS), st.integers(0, 5))
-def test_components_agree_between_servers_and_add_up(values, ring, wave):
-    answers = np.array(values).astype(ring)
-    messages = sender().messages(wave, answers)
-    held = [desk.take(CLIENT, wave, len(values), ring, m) for desk, m in zip(desks(), messages, strict=True)]
-    for server in range(3):
-        np.testing.assert_array_equal(held[server][1], held[(server + 1) % 3][0])
-    total = held[0][0] + held[1][0] + held[2][0]
-    assert total.dtype == ring
-    np.testing.assert_array_equal(total, answers)
-    assert [len(m) for m in messages] == [wire_bytes(server, len(values), ring.itemsize) for server in range(3)]
-    assert wire_bytes(0, 70, 4) < wire_bytes(1, 70, 4) == wire_bytes(2, 70, 4)
-    assert payload_bytes(1, 7, 4) == 32 + 28
+def desk(server):
+    return Desk(server, LINKS[server])
 
 
-def test_every_upload_uses_new_seeds_and_numbers():
-    client, answers = sender(), np.arange(50, dtype=np.uint32)
-    first, again = client.messages(0, answers), client.messages(0, answers)
+def share(server, message, cells, wave=0):
+    """What a server adds to its sum."""
+    total, receiver = np.zeros(cells, dtype=np.uint64), desk(server)
+    receiver.add(receiver.take(CLIENT, wave, cells, message), total)
+    return total
+
+
+@given(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=40), st.integers(0, 5))
+def test_shares_add_up_and_cost_what_the_formula_says(values, wave):
+    sent = messages(values, wave=wave)
+    first, second = (share(server, message, len(values), wave) for server, message in enumerate(sent))
+    assert (first + second).tolist() == values
+    assert [len(message) for message in sent] == [wire_bytes(server, len(values)) for server in range(RECEIVERS)]
+    assert (payload_bytes(0, 7), payload_bytes(1, 7)) == (32, 56)
+
+
+def test_a_server_adds_up_what_all_clients_sent():
+    """Longer than the pieces that a seed is expanded in."""
+    answers = np.random.default_rng(0).integers(0, 2**40, (5, 20_000), dtype=np.uint64)
+    total = np.zeros(20_000, dtype=np.uint64)
+    for server in range(RECEIVERS):
+        receiver = desk(server)
+        for client in range(5):
+            sent = Sender(client, [links[client] for links in LINKS], keys(client)).messages(0, answers[client].copy())
+            receiver.add(receiver.take(client, 0, 20_000, sent[server]), total)
+    np.testing.assert_array_equal(total, answers.sum(axis=0))
+
+
+def test_every_upload_uses_a_new_seed_and_number():
+    client, answers = sender(), range(50)
+    first, again = messages(answers, client), messages(answers, client)
     assert all(a != b for a, b in zip(first, again, strict=True))
-    desk = Desk(1, LINKS[1])
-    one = desk.take(CLIENT, 0, 50, np.uint32, again[1])  # the first one got lost
-    assert not np.array_equal(one[0], Desk(1, LINKS[1]).take(CLIENT, 0, 50, np.uint32, first[1])[0])
+    for server in range(RECEIVERS):  # whichever got lost
+        assert not np.array_equal(share(server, first[server], 50), share(server, again[server], 50))
 
 
 def flipped(message: bytes, place: int) -> bytes:
@@ -74,47 +89,35 @@ def flipped(message: bytes, place: int) -> bytes:
     ],
 )
 def test_damaged_uploads_are_refused_and_the_right_one_is_still_taken(change, complaint):
-    answers = np.arange(20, dtype=np.uint32)
-    message = sender().messages(1, answers)[1]
-    desk = Desk(1, LINKS[1])
+    message = messages(range(20), wave=1)[1]
+    receiver = desk(1)
     with pytest.raises(ProtocolError, match=complaint) as caught:
-        desk.take(CLIENT, 1, 20, np.uint32, change(message))
+        receiver.take(CLIENT, 1, 20, change(message))
     assert str(caught.value).startswith("upload of client 3 to server 1: ")
-    desk.take(CLIENT, 1, 20, np.uint32, message)
+    receiver.take(CLIENT, 1, 20, message)
     with pytest.raises(ProtocolError, match="repeated"):
-        desk.take(CLIENT, 1, 20, np.uint32, message)
+        receiver.take(CLIENT, 1, 20, message)
 
 
 def test_an_upload_for_another_server_or_of_another_size_is_refused():
-    messages = sender().messages(0, np.arange(20, dtype=np.uint32))
+    sent = messages(range(20))
     with pytest.raises(ProtocolError, match="misdirected"):
-        Desk(2, LINKS[2]).take(CLIENT, 0, 20, np.uint32, messages[1])
+        desk(0).take(CLIENT, 0, 20, sent[1])
     with pytest.raises(ProtocolError, match="do not fit 21 cells"):
-        Desk(1, LINKS[1]).take(CLIENT, 0, 21, np.uint32, messages[1])
+        desk(1).take(CLIENT, 0, 21, sent[1])
 
 
 @pytest.mark.stat
-@pytest.mark.parametrize("server", range(3))
+@pytest.mark.parametrize("server", range(RECEIVERS))
 def test_what_a_server_holds_looks_random(server):
-    """For answers that are all zero, every byte value is equally likely in either component; and they are unrelated."""
-    answers = np.zeros(200_000, dtype=np.uint32)
-    message = sender().messages(0, answers)[server]
-    own, following = Desk(server, LINKS[server]).take(CLIENT, 0, len(answers), np.uint32, message)
-    for words in (own, following, own + following, own - following):
-        counts = np.bincount(words.view(np.uint8), minlength=256)
+    """For answers that are all zero, every byte value is equally likely, and neighbouring words are unrelated."""
+    words = share(server, messages(np.zeros(100_000))[server], 100_000)
+    for seen in (words, words[1:] + words[:-1], words[1:] - words[:-1]):
+        counts = np.bincount(seen.view(np.uint8), minlength=256)
         assert stats.chisquare(counts).pvalue > 1e-6
 
 
-def test_two_servers_together_would_see_everything():
+def test_the_two_servers_together_would_see_everything():
     """The scheme protects against one server; this is why it says so."""
-    answers = np.arange(9, dtype=np.uint64)
-    messages = sender().messages(0, answers)
-    first = Desk(0, LINKS[0]).take(CLIENT, 0, 9, np.uint64, messages[0])
-    second = Desk(1, LINKS[1]).take(CLIENT, 0, 9, np.uint64, messages[1])
-    np.testing.assert_array_equal(first[0] + first[1] + second[1], answers)
-
-
-def test_expansion_is_a_function_of_its_seed():
-    seed = bytes(32)
-    np.testing.assert_array_equal(expand(seed, 5, np.uint32), expand(seed, 6, np.uint32)[:5])
-    assert len(expand(seed, 0, np.uint64)) == 0
+    first, second = (share(server, message, 9) for server, message in enumerate(messages(range(9))))
+    np.testing.assert_array_equal(first + second, range(9))

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from marginal_sdg.backends.pool import Ballot, measure_cost, paper_upload_bytes, select_cost
-from marginal_sdg.backends.share_pool import RING
 from marginal_sdg.crypto.rss import SERVERS
-from marginal_sdg.crypto.rss_cost import Cost
+from marginal_sdg.crypto.rss_cost import Cost, replicate
 from marginal_sdg.crypto.traffic import Traffic
-from marginal_sdg.crypto.upload import payload_bytes, wire_bytes
+from marginal_sdg.crypto.upload import RECEIVERS, payload_bytes, wire_bytes
 from marginal_sdg.domain import Clique
 from marginal_sdg.encoding import Table
 from marginal_sdg.marginals import Counts, contingency
@@ -25,7 +24,7 @@ class IdealPool:
         self.traffic = Traffic(len(tables), SERVERS)
         self._tables = tables
         self._workload = workload
-        self._waves = [workload.one_way]  # of cliques that clients share; see SharePool
+        self._shared = set(workload.one_way)  # what every member has shared
         self._members: list[int] = []
         self._latest: tuple[int, ...] = ()
         self._counts: dict[Clique, Counts] = {}
@@ -35,8 +34,7 @@ class IdealPool:
         self._latest = tuple(clients)
         self._members += clients
         self.traffic.to_server("paper", clients, paper_upload_bytes(self._workload))
-        for wave in self._waves:
-            self._upload(clients, wave)
+        self._upload(clients, self._shared)
         newcomers = self._pooled(clients)
         for clique, counts in self._counts.items():
             counts += contingency(newcomers, clique)
@@ -44,17 +42,17 @@ class IdealPool:
 
     def prepare(self, cliques: Sequence[Clique]) -> tuple[Clique, ...]:
         """All answers are at hand."""
-        known = {clique for wave in self._waves for clique in wave}
-        if missing := tuple(clique for clique in cliques if clique not in known):
-            self._waves.append(missing)
+        if missing := set(cliques) - self._shared:
+            self._shared |= missing
             self._upload(self._members, missing)
         return tuple(cliques)
 
-    def _upload(self, clients: Sequence[int], cliques: Sequence[Clique]) -> None:
+    def _upload(self, clients: Sequence[int], cliques: Iterable[Clique]) -> None:
         cells = sum(map(self._workload.domain.size, cliques))
-        for server in range(SERVERS):
-            self.traffic.to_server("ideal", clients, payload_bytes(server, cells, RING.itemsize), server)
-            self.traffic.to_server("wire", clients, wire_bytes(server, cells, RING.itemsize), server)
+        for server in range(RECEIVERS):
+            self.traffic.to_server("ideal", clients, payload_bytes(server, cells), server)
+            self.traffic.to_server("wire", clients, wire_bytes(server, cells), server)
+        self._compute(replicate(cells))
 
     def _compute(self, cost: Cost) -> None:
         self.traffic.between_servers("ideal", cost.payload)

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from marginal_sdg.backends.pool import Ballot, paper_upload_bytes
-from marginal_sdg.crypto.rss import SERVERS, Party, Shares, Words, bits_for
+from marginal_sdg.crypto.rss import SERVERS, Party, Shares, Words, bits_for, end_to_end
 from marginal_sdg.crypto.rss_compare import absolute_sums, argmax
 from marginal_sdg.crypto.traffic import Traffic
 from marginal_sdg.crypto.transport import Faults, LocalNetwork, Transcript, Transport, links, run_parties
-from marginal_sdg.crypto.upload import Desk, Sender, payload_bytes
+from marginal_sdg.crypto.upload import RECEIVERS, Desk, Sender, payload_bytes
 from marginal_sdg.domain import Clique
 from marginal_sdg.encoding import Table
 from marginal_sdg.errors import ProtocolError
@@ -22,29 +22,11 @@ from marginal_sdg.workload import Workload
 Uploads = Callable[[int, int, bytes], Sequence[bytes]]  # client, server, message: what arrives of it
 Program = Callable[..., Any]
 
-RING = np.dtype(np.uint64)
 ATTEMPTS = 3
 
 
-class _Server:
-    """One server's memory: its desk, and its shares of the pooled answers, wave by wave."""
-
-    def __init__(self, rank: int, clients: Sequence[bytes]) -> None:
-        self.desk = Desk(rank, clients)
-        self.waves: list[Shares] = []
-        self.newest = _zeros(0)  # of the clients that joined last, their answers to the first clique
-
-    def gather(self, waves: Sequence[Layout], cliques: Sequence[Clique]) -> Shares:
-        """Shares of some cliques' marginals, end to end."""
-        if cliques == waves[-1].cliques:
-            return self.waves[-1]
-        home = {clique: wave for wave, layout in enumerate(waves) for clique in layout.cliques}
-        parts = [self.waves[home[clique]][waves[home[clique]].cells_of(clique)] for clique in cliques]
-        return Shares(np.concatenate([part.own for part in parts]), np.concatenate([part.next for part in parts]))
-
-
 class SharePool:
-    """A ``Pool`` of three servers, in one process. Clients share answers in waves: all 1-way marginals, then more.
+    """A ``Pool`` of three servers, in one process. Clients share all 1-way marginals, and more when asked for more.
 
     ``keys``: 32 fresh bytes a call. A protocol run that fails on the way is repeated with new keys and the same noise:
     whatever is opened is the same, so nothing is released twice. After three failures its error is raised. ``faults``
@@ -68,12 +50,15 @@ class SharePool:
         self._timeout = timeout
         self._faults = faults
         self._uploads = uploads or _arrive
-        pairs = [[keys() for _ in tables] for _ in range(SERVERS)]
-        self._servers = [_Server(rank, pairs[rank]) for rank in range(SERVERS)]
+        pairs = [[keys() for _ in tables] for _ in range(RECEIVERS)]
+        self._desks = [Desk(rank, pairs[rank]) for rank in range(RECEIVERS)]
         self._senders = [Sender(client, [pair[client] for pair in pairs], keys) for client in range(len(tables))]
         self._members: list[int] = []
-        self._waves: list[Layout] = []
-        self._open_wave(Layout(workload.domain, workload.one_way))
+        self._shared = Layout(workload.domain, workload.one_way)  # what every member has shared
+        nothing = np.zeros(self._shared.offsets[-1], dtype=np.uint64)
+        self._pool = [Shares(nothing, nothing)] * SERVERS  # each server's, of the members' answers
+        self._newest = self._pool  # of those of the members that joined last
+        self._requests = 0  # how often clients were asked for answers
         self.transcripts = [Transcript() for _ in range(SERVERS)]
         self.incidents: list[str] = []  # what went wrong and was survived
 
@@ -81,101 +66,89 @@ class SharePool:
 
     def join(self, clients: Sequence[int]) -> tuple[int, ...]:
         """Clients share their answers; one whose messages did not all arrive stays outside and may try again."""
-        cells = self._waves[0].sizes[0]
-        for server in self._servers:
-            server.newest = _zeros(cells)
-        joined = []
-        for client in clients:
-            shared = [self._upload(client, wave) for wave in range(len(self._waves))]
-            if all(shared):
-                joined.append(client)
-                for wave, parts in enumerate(shared):
-                    self._pool(wave, parts)
-                for server, part in zip(self._servers, shared[0], strict=True):
-                    _add(server.newest, part[:cells])
-            else:
-                self._forget(client, range(len(self._waves)))
+        joined, sums = self._collect(clients, self._shared)
+        self._newest = self._replicate(sums)
+        self._pool = [pool + newest for pool, newest in zip(self._pool, self._newest, strict=True)]
         self._members += joined
         self.traffic.to_server("paper", joined, paper_upload_bytes(self._workload))
         return tuple(joined)
 
     def prepare(self, cliques: Sequence[Clique]) -> tuple[Clique, ...]:
         """Members share what they have not shared yet; all or none of it. Returns the cliques that all have shared."""
-        known = {clique for layout in self._waves for clique in layout.cliques}
-        if missing := tuple(clique for clique in cliques if clique not in known):
+        shared = self._shared.positions
+        if missing := tuple(clique for clique in cliques if clique not in shared):
             layout = Layout(self._workload.domain, missing)
-            wave = len(self._waves)
-            self._open_wave(layout)
-            for member in self._members:
-                parts = self._upload(member, wave)
-                if not parts:
-                    self._close_wave(wave)
-                    return tuple(clique for clique in cliques if clique in known)
-                self._pool(wave, parts)
+            arrived, sums = self._collect(self._members, layout)
+            if arrived != self._members:
+                return tuple(clique for clique in cliques if clique in shared)
+            self._pool = [end_to_end(parts) for parts in zip(self._pool, self._replicate(sums), strict=True)]
+            self._shared = Layout(self._workload.domain, (*self._shared.cliques, *missing))
         return tuple(cliques)
 
-    def _upload(self, client: int, wave: int) -> list[Shares]:
-        """One server's shares after the other; an empty list if a server did not get them."""
-        answers = contingencies(self._tables[client], self._waves[wave])
-        messages = self._senders[client].messages(wave, answers.astype(RING))
-        parts = []
-        for rank, message in enumerate(messages):
-            self.traffic.to_server("ideal", [client], payload_bytes(rank, len(answers), RING.itemsize), rank)
+    def _collect(self, clients: Sequence[int], layout: Layout) -> tuple[list[int], list[Words]]:
+        """The clients whose answers reached both receiving servers, and what each of these has added up."""
+        self._requests += 1
+        sums = [np.zeros(layout.offsets[-1], dtype=np.uint64) for _ in self._desks]
+        complete = []
+        for client in clients:
+            payloads = self._upload(client, contingencies(self._tables[client], layout).view(np.uint64))
+            if len(payloads) == RECEIVERS:
+                complete.append(client)
+                for desk, payload, total in zip(self._desks, payloads, sums, strict=True):
+                    desk.add(payload, total)
+            else:
+                self.incidents.append(f"upload of client {client}: did not reach both servers; it does not count")
+        return complete, sums
+
+    def _upload(self, client: int, answers: Words) -> list[bytes]:
+        """What one receiving server after the other got and took."""
+        payloads = []
+        for rank, message in enumerate(self._senders[client].messages(self._requests, answers)):
+            self.traffic.to_server("ideal", [client], payload_bytes(rank, len(answers)), rank)
             self.traffic.to_server("wire", [client], len(message), rank)
             for arrived in self._uploads(client, rank, message):
                 try:
-                    own, following = self._servers[rank].desk.take(client, wave, len(answers), RING, arrived)
+                    payloads.append(self._desks[rank].take(client, self._requests, len(answers), arrived))
                 except ProtocolError as error:
                     self.incidents.append(str(error))
-                else:
-                    parts.append(Shares(own, following))
-        if len(parts) < SERVERS:
-            self.incidents.append(f"upload of client {client}: did not reach all servers; the client stays outside")
-            return []
-        return parts
-
-    def _pool(self, wave: int, parts: Sequence[Shares]) -> None:
-        for server, part in zip(self._servers, parts, strict=True):
-            _add(server.waves[wave], part)
-
-    def _open_wave(self, layout: Layout) -> None:
-        self._waves.append(layout)
-        for server in self._servers:
-            server.waves.append(_zeros(int(layout.offsets[-1])))
-
-    def _close_wave(self, wave: int) -> None:
-        del self._waves[wave]
-        for member in self._members:
-            self._forget(member, [wave])
-        for server in self._servers:
-            del server.waves[wave]
-
-    def _forget(self, client: int, waves: Sequence[int]) -> None:
-        for server in self._servers:
-            for wave in waves:
-                server.desk.forget(client, wave)
+        return payloads
 
     # -- servers -----------------------------------------------------------------------------------------------
 
+    def _replicate(self, sums: Sequence[Words]) -> list[Shares]:
+        """Each server's replicated shares of what the receiving servers have added up."""
+        return self._run(_replicate, [*sums, np.zeros_like(sums[0])])
+
     def size(self, parts: Sequence[Counts]) -> int:
         """Noisy number of records of the clients that joined last."""
-        sums = [server.newest.sums(np.zeros(1, dtype=np.int64)) for server in self._servers]
-        (size,) = self._run(_measure, sums, _one_each(parts))
+        cells = self._shared.sizes[0]
+        sums = [newest[:cells].sums(np.zeros(1, dtype=np.int64)) for newest in self._newest]
+        (size,) = self._open(_measure, sums, _one_each(parts))
         return int(size)
 
     def select(self, ballot: Ballot, parts: Sequence[Counts]) -> int:
         """The winner's place; nothing else is opened."""
-        shares = [server.gather(self._waves, ballot.layout.cliques) for server in self._servers]
-        return int(self._run(_select, shares, _one_each(parts), [ballot] * SERVERS))
+        return int(self._open(_select, self._gather(ballot.layout.cliques), _one_each(parts), [ballot] * SERVERS))
 
     def measure(self, cliques: Sequence[Clique], parts: Sequence[Sequence[Counts]]) -> list[Counts]:
         """Noisy marginals."""
-        shares = [server.gather(self._waves, tuple(cliques)) for server in self._servers]
-        released = self._run(_measure, shares, _one_each([np.concatenate(part) for part in parts]))
+        released = self._open(_measure, self._gather(cliques), _one_each([np.concatenate(part) for part in parts]))
         return np.split(released, Layout(self._workload.domain, tuple(cliques)).offsets[1:-1])
 
-    def _run(self, program: Program, *arguments: Sequence[Any]) -> Any:
+    def _gather(self, cliques: Sequence[Clique]) -> list[Shares]:
+        """Each server's shares of the pool's answers to some cliques, end to end."""
+        cells = [self._shared.cells_of(clique) for clique in cliques]
+        return [end_to_end([pool[part] for part in cells]) for pool in self._pool]
+
+    def _open(self, program: Program, *arguments: Sequence[Any]) -> Any:
         """The result of a protocol, the same at all servers."""
+        first, *others = self._run(program, *arguments)
+        if not all(np.array_equal(first, other) for other in others):
+            raise ProtocolError("servers: they opened different values; one of them did not follow the protocol")
+        return first
+
+    def _run(self, program: Program, *arguments: Sequence[Any]) -> list[Any]:
+        """Every server's result of a protocol."""
         for attempt in range(ATTEMPTS):
             network = LocalNetwork(
                 SERVERS, {link: self._keys() for link in links(SERVERS)}, timeout=self._timeout, faults=self._faults
@@ -183,17 +156,11 @@ class SharePool:
             streams = [self._keys() for _ in range(SERVERS)]
             pairs = [(streams[rank], streams[(rank + 1) % SERVERS]) for rank in range(SERVERS)]
             try:
-                results = run_parties(network, program, pairs, *arguments)
+                return run_parties(network, program, pairs, *arguments)
             except ProtocolError as error:
                 if attempt + 1 == ATTEMPTS:
                     raise
                 self.incidents.append(str(error))
-            else:
-                if not all(np.array_equal(results[0], result) for result in results):
-                    raise ProtocolError(
-                        "servers: they opened different values; one of them did not follow the protocol"
-                    )
-                return results[0]
             finally:
                 self.traffic.between_servers("ideal", [latest.payload_bytes for latest in network.transcripts])
                 self.traffic.between_servers("wire", [latest.wire_bytes for latest in network.transcripts])
@@ -203,6 +170,11 @@ class SharePool:
 
 
 # -- what each server runs -------------------------------------------------------------------------------------
+
+
+def _replicate(net: Transport, keys: tuple[bytes, bytes], summand: Words) -> Shares:
+    """Shares of the sum of what the receiving servers hold."""
+    return Party(net.rank, net, keys).replicate(summand)
 
 
 def _select(net: Transport, keys: tuple[bytes, bytes], shares: Shares, noise: Words, ballot: Ballot) -> int:
@@ -229,15 +201,6 @@ def _one_each(parts: Sequence[Counts]) -> list[Words]:
     """The noise of each server; a single dealer's goes through server 0."""
     silent = [np.zeros_like(parts[0])] * (SERVERS - len(parts))
     return [part.view(np.uint64) for part in (*parts, *silent)]
-
-
-def _zeros(cells: int) -> Shares:
-    return Shares(np.zeros(cells, dtype=RING), np.zeros(cells, dtype=RING))
-
-
-def _add(total: Shares, part: Shares) -> None:
-    np.add(total.own, part.own, out=total.own)
-    np.add(total.next, part.next, out=total.next)
 
 
 def _arrive(client: int, server: int, message: bytes) -> Sequence[bytes]:

@@ -13,6 +13,7 @@ Honest Majority", CCS 2016.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +28,6 @@ Integers = npt.NDArray[np.int64]
 
 SERVERS = 3
 WIDTH = 64
-_CHUNK = 1 << 13  # words of a mask drawn at a time: what stays in the cache costs no fresh pages
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +63,11 @@ class Shares:
     def sums(self, starts: Integers) -> Shares:
         """Sums of consecutive segments: those from one start to the next, the last one to the end."""
         return Shares(segment_sums(self.own, starts), segment_sums(self.next, starts))
+
+
+def end_to_end(parts: Sequence[Shares]) -> Shares:
+    """Shares of several vectors as those of one. No communication."""
+    return Shares(np.concatenate([part.own for part in parts]), np.concatenate([part.next for part in parts]))
 
 
 def deal(values: Integers, a: Stream, b: Stream) -> tuple[Shares, Shares, Shares]:
@@ -112,19 +117,12 @@ class Party:
 
     def draw(self, component: int, count: int) -> Words:
         """(count,) uint64 that only the two holders of a component know."""
-        stream = self._streams[component]
-        drawn = np.empty(count, dtype=np.uint64)
-        for start in range(0, count, _CHUNK):
-            part = drawn[start : start + _CHUNK]
-            part[:] = stream.draw(len(part))
-        return drawn
+        return self._streams[component].draw(count)
 
     def mask(self, words: Words, first: np.ufunc, second: np.ufunc) -> None:
         """Combine words in place with the next ones of both streams; over all servers the masks cancel."""
-        for start in range(0, len(words), _CHUNK):
-            part = words[start : start + _CHUNK]
-            first(part, self._streams[self.rank].draw(len(part)), out=part)
-            second(part, self._streams[self.after].draw(len(part)), out=part)
+        self._streams[self.rank].combine(words, first)
+        self._streams[self.after].combine(words, second)
 
     def rotate(self, mine: Words) -> Words:
         """One round: give own words to the server before, get those of the server after. They must be masked."""
@@ -158,25 +156,29 @@ class Party:
         self.mask(mine, np.add, np.subtract)
         return Shares(mine, self.rotate(mine))
 
-    def share_input(self, owner: int, values: Integers | None, count: int) -> Shares:
-        """Shares of a vector that only ``owner`` knows (the others pass None). The owner sends 8 bytes per value.
+    def replicate(self, summand: Words) -> Shares:
+        """Shares of the sum of what servers 0 and 1 hold; server 2 gives any vector of that length, which is ignored.
 
-        Component ``owner`` is drawn, the next one is the rest, the third is zero.
+        Server 0 masks its summand with component 0 and sends it to server 1, which masks its own and sends it, as
+        component 2, to server 2; the mask goes into component 1. 8 bytes per value from these two, one round.
         """
-        if (values is None) is (self.rank == owner) or (values is not None and values.shape != (count,)):
-            raise ProtocolError(f"values: server {owner} alone gives a vector of {count}")
+        count = len(summand)
         if not count:
-            return Shares(np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.uint64))
+            return Shares(summand, summand)
         self.transport.next_round()
-        if values is not None:
-            drawn = self.draw(owner, count)
-            rest = values.view(np.uint64) - drawn
-            self.transport.send(self.after, rest)
-            return Shares(drawn, rest)
-        zero = np.zeros(count, dtype=np.uint64)
-        if self.rank == (owner + 1) % SERVERS:
-            return Shares(self.transport.receive(owner, count), zero)
-        return Shares(zero, self.draw(owner, count))
+        if self.rank == 2:
+            return Shares(self.transport.receive(1, count), self.draw(0, count))
+        middle = self.draw(1, count)
+        if self.rank == 1:
+            last = summand - middle
+            self.transport.send(2, last)
+            middle += self.transport.receive(0, count)
+            return Shares(middle, last)
+        first = self.draw(0, count)
+        rest = summand - first
+        self.transport.send(1, rest)
+        middle += rest
+        return Shares(first, middle)
 
     def add_public(self, x: Shares, values: Integers) -> Shares:
         """Shares of x plus public values: (n,) int64. No communication."""

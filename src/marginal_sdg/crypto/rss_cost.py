@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from marginal_sdg.crypto.rss import SERVERS, WIDTH
+from marginal_sdg.crypto.rss import WIDTH
 from marginal_sdg.crypto.transport import FRAME_BYTES
 
 _WORD_BYTES = 8
@@ -43,13 +43,10 @@ def one_round(count: int) -> Cost:
     return Cost((size, size, size), (1, 1, 1), 1) if count else NOTHING
 
 
-def share_input(owner: int, count: int) -> Cost:
-    """The owner of the vector sends a word per value."""
-    if not count:
-        return NOTHING
-    a, b, c = (int(rank == owner) for rank in range(SERVERS))
+def replicate(count: int) -> Cost:
+    """Servers 0 and 1 send a word per value."""
     size = _WORD_BYTES * count
-    return Cost((a * size, b * size, c * size), (a, b, c), 1)
+    return Cost((size, size, 0), (1, 1, 0), 1) if count else NOTHING
 
 
 def ands(bits: int) -> tuple[int, int]:

@@ -1,4 +1,8 @@
-"""A client's one message to each of three servers: its answers in replicated shares, sealed and taken only once."""
+"""A client's message to each of two servers: its answers in two additive shares, sealed and taken only once.
+
+x = a + b modulo 2^64, and each looks random by itself. Server 0 expands a from a seed, so that only b, for server 1,
+travels. Both add up what all clients sent; the sums become replicated shares among three (``Party.replicate``).
+"""
 
 from __future__ import annotations
 
@@ -13,34 +17,26 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from marginal_sdg.crypto.prg import KEY_BYTES, Stream
 from marginal_sdg.errors import ProtocolError
 
-Words = npt.NDArray[np.unsignedinteger]
+Words = npt.NDArray[np.uint64]
+
+RECEIVERS = 2
 
 _HEADER = struct.Struct("<QIBI")  # client, wave, server, number of the message
 _TAG = 16
-_SEEDS = (2, 1, 1)  # how many components a server expands from seeds; it is sent the rest
 
 
-def payload_bytes(server: int, cells: int, width: int) -> int:
-    """Of one upload to ``server``: seeds, and the third component where the server holds it."""
-    return _SEEDS[server] * KEY_BYTES + (0 if server == 0 else cells * width)
+def payload_bytes(server: int, cells: int) -> int:
+    """Of one upload: a seed to server 0, a word per cell to server 1."""
+    return KEY_BYTES if server == 0 else 8 * cells
 
 
-def wire_bytes(server: int, cells: int, width: int) -> int:
+def wire_bytes(server: int, cells: int) -> int:
     """The same with its header and its authentication tag."""
-    return payload_bytes(server, cells, width) + _HEADER.size + _TAG
-
-
-def expand(seed: bytes, cells: int, dtype: npt.DTypeLike) -> Words:
-    """(cells,) of ``dtype``, uniform."""
-    width = np.dtype(dtype).itemsize
-    return Stream(seed).draw(-(-cells * width // 8)).view(dtype)[:cells]
+    return payload_bytes(server, cells) + _HEADER.size + _TAG
 
 
 class Sender:
-    """A client. x = x0 + x1 + x2; x0 and x1 are expanded from seeds, so that only x2 travels.
-
-    ``links``: one key for each server, agreed on beforehand (TLS does it between real machines).
-    """
+    """A client. ``links``: one key for each receiving server, agreed on beforehand (TLS does it in practice)."""
 
     def __init__(self, client: int, links: Sequence[bytes], keys: Callable[[], bytes]) -> None:
         self._client = client
@@ -49,15 +45,16 @@ class Sender:
         self._sent = 0
 
     def messages(self, wave: int, answers: Words) -> list[bytes]:
-        """One sealed message per server. ``wave``: which part of the answers. Sharing it again uses new seeds."""
-        self._sent += 1
-        first, second = self._keys(), self._keys()
-        third = answers - expand(first, len(answers), answers.dtype)
-        third -= expand(second, len(answers), answers.dtype)
-        payloads = (first + second, second + third.tobytes(), first + third.tobytes())
-        return [self._seal(server, wave, payload) for server, payload in enumerate(payloads)]
+        """One sealed message per server. ``answers``: (cells,), overwritten by the share that travels.
 
-    def _seal(self, server: int, wave: int, payload: bytes) -> bytes:
+        ``wave``: which part of the answers. Sharing it again uses a new seed.
+        """
+        self._sent += 1
+        seed = self._keys()
+        Stream(seed).combine(answers, np.subtract)
+        return [self._seal(0, wave, seed), self._seal(1, wave, answers.view(np.uint8).data)]
+
+    def _seal(self, server: int, wave: int, payload: bytes | memoryview) -> bytes:
         header = _HEADER.pack(self._client, wave, server, self._sent)
         return header + AESGCM(self._links[server]).encrypt(_nonce(self._sent), payload, header)
 
@@ -70,28 +67,29 @@ class Desk:
         self._links = links
         self._taken: set[tuple[int, int]] = set()
 
-    def take(self, client: int, wave: int, cells: int, dtype: npt.DTypeLike, message: bytes) -> tuple[Words, Words]:
-        """Components (server, server + 1) of the client's answers; ProtocolError for anything but its one message."""
+    def take(self, client: int, wave: int, cells: int, message: bytes) -> bytes:
+        """The payload of the client's one message, for :meth:`add`; ProtocolError for any other message."""
         name = f"upload of client {client} to server {self._server}"
         if (client, wave) in self._taken:
             raise ProtocolError(f"{name}: repeated; every part of the answers is taken once")
-        header, sealed = message[: _HEADER.size], message[_HEADER.size :]
+        header, sealed = message[: _HEADER.size], memoryview(message)[_HEADER.size :]
         if len(header) < _HEADER.size or _HEADER.unpack(header)[:3] != (client, wave, self._server):
             raise ProtocolError(f"{name}: misdirected or damaged header; the client has to send it again")
         try:
             payload = AESGCM(self._links[client]).decrypt(_nonce(_HEADER.unpack(header)[3]), sealed, header)
         except InvalidTag:
             raise ProtocolError(f"{name}: altered or truncated; the client has to send it again") from None
-        width = np.dtype(dtype).itemsize
-        if len(payload) != payload_bytes(self._server, cells, width):
+        if len(payload) != payload_bytes(self._server, cells):
             raise ProtocolError(f"{name}: {len(payload)} bytes do not fit {cells} cells; check the client's domain")
-        seeds = [payload[i * KEY_BYTES : (i + 1) * KEY_BYTES] for i in range(_SEEDS[self._server])]
-        parts = [expand(seed, cells, dtype) for seed in seeds]
-        if self._server:
-            sent = np.frombuffer(payload, dtype=dtype, offset=KEY_BYTES)
-            parts.insert(2 - self._server, sent)
         self._taken.add((client, wave))
-        return parts[0], parts[1]
+        return payload
+
+    def add(self, payload: bytes, total: Words) -> None:
+        """Add the share that came in a payload to (cells,) in place."""
+        if self._server == 0:
+            Stream(payload).combine(total, np.add)
+        else:
+            total += np.frombuffer(payload, dtype=np.uint64)
 
     def forget(self, client: int, wave: int) -> None:
         """Drop an upload that did not reach all servers, so that the client may send it again."""
