@@ -123,6 +123,11 @@ class _Synthesizer:
             raise DomainError("fit: the table is encoded with another domain than this estimator's")
         return records
 
+    @property
+    def _planned_rounds(self) -> int:
+        """The number of rounds, or the one that annealing starts from."""
+        return self.rounds if isinstance(self.rounds, int) else 16 * len(self.domain)
+
     def _run(self, backend: Backend, workload: Workload, ledger: Ledger, start_rounds: int) -> None:
         schedule = plan_schedule(self.rounds, backend.costs, ledger.allowance, self.gaussian_share, start_rounds)
         result = synthesise(
@@ -356,6 +361,7 @@ class DistAIM(_Federation):
             account,
             public,
             participation=self.participation,
+            rounds=self._planned_rounds,
             weighted=self.weighting == "records",
             size_variance=1 / (2 * SIZE_SHARE * account.allowance),
             exact_sizes=None if self._sound else [len(table) for table in tables],
@@ -426,8 +432,8 @@ class FHAIM(_Synthesizer):
     def _vault(self, table: Table, workload: Workload) -> Vault:
         if self.engine == "ideal":
             return ClearVault(table)
-        rounds = self.rounds if isinstance(self.rounds, int) else 16 * len(self.domain)
-        limits: dict[str, Any] = {"max_records": self.max_records, "measurements": len(workload.one_way) + rounds}
+        measurements = len(workload.one_way) + self._planned_rounds
+        limits: dict[str, Any] = {"max_records": self.max_records, "measurements": measurements}
         if self.engine == "ckks":
             from marginal_sdg.backends.ckks_vault import CkksVault
 

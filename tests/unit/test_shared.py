@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marginal_sdg import DistAIM, Table, Workload
+from marginal_sdg import DistAIM, Domain, Table, Workload
 from marginal_sdg.backends.ideal_pool import IdealPool
 from marginal_sdg.backends.pool import Ballot
 from marginal_sdg.errors import ConfigError, DataError
@@ -64,6 +64,19 @@ def test_measurements_and_sizes_are_counts_plus_all_parts(clients, layout):
     both = contingency(clients[3], ("a",)) + contingency(clients[5], ("a",))
     assert first.tolist() == (both + np.arange(3) + 1).tolist()
     assert second.sum() == len(clients[3]) + len(clients[5]) + 3
+
+
+def test_members_share_what_the_planned_rounds_will_need(monkeypatch):
+    """Marginals that drown in the noise of a pool of few clients are shared only if more are expected."""
+    domain = Domain.from_shape({"a": 8, "b": 8, "c": 8})
+    rng = np.random.default_rng(0)
+    clients = [Table(domain, rng.integers(0, 8, (300, 3)).astype(np.int32)) for _ in range(10)]
+    sent = []
+    for planned in (1, 60):
+        monkeypatch.setattr(DistAIM, "_planned_rounds", planned)
+        method = DistAIM(domain, workload=Workload(domain, (("a", "b", "c"),)), participation=0.1, rounds=1, seed=1)
+        sent.append(method.fit(clients).communication_["client_sent_ideal_bytes"])
+    assert sent[0] < sent[1]
 
 
 def test_bounds_hold_for_the_most_extreme_pool(layout, domain):

@@ -30,7 +30,8 @@ class SharedBackend:
     The pool alone touches records. Sound calibration: every joining cohort's size is released once with noise (variance
     ``size_variance``), and no server knows more than its own part of any noise, a third of its variance. With
     ``exact_sizes``, the clients' numbers of records, it follows the FLAIM paper instead, whose accounting leaves them
-    out, and one dealer knows all the noise. ``weighted``: measurements of a larger pool weigh more in the fit.
+    out, and one dealer knows all the noise. ``rounds``: how many are planned. ``weighted``: measurements of a larger
+    pool weigh more in the fit.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class SharedBackend:
         source: Source,
         *,
         participation: float,
+        rounds: int,
         weighted: bool,
         size_variance: Fraction,
         exact_sizes: Sequence[int] | None = None,
@@ -52,6 +54,7 @@ class SharedBackend:
         self._clients = clients
         self._rng = source.generator()  # who takes part is public
         self._probability = math.ceil(clients * participation) / clients
+        self._reach = 1 - (1 - self._probability) ** (rounds + 1)  # the share of clients that join, on average
         self._weighted = weighted
         self._exact_sizes = exact_sizes
         self._servers, self._by = (SERVERS, "servers") if self._sound else (1, "dealer")
@@ -107,10 +110,10 @@ class SharedBackend:
         return max(self._clients * self._pool_size / len(self._joined), 1.0)
 
     def _candidates(self, state: PublicState, step: Step, size: float) -> Candidates:
-        """What the pool could pick now. Members are asked for what it could pick once everybody has joined."""
+        """What the pool could pick now. Members are asked for what it is likely to be able to pick in the last round."""
         candidates, later = (
             pick_from(state, step, records, sound=self._sound, heterogeneity=False)
-            for records in (size, max(size, state.total))
+            for records in (size, max(size, self._reach * state.total))
         )
         wanted = dict.fromkeys((*candidates.layout.cliques, *later.layout.cliques))
         return candidates.only(set(self._pool.prepare(tuple(wanted))))
