@@ -110,7 +110,7 @@ class SharedBackend:
         return max(self._clients * self._pool_size / len(self._joined), 1.0)
 
     def _candidates(self, state: PublicState, step: Step, size: float) -> Candidates:
-        """What the pool could pick now. Members are asked for what it is likely to be able to pick in the last round."""
+        """What the pool could pick now. Members are asked for what it will likely be able to pick by the last round."""
         candidates, later = (
             pick_from(state, step, records, sound=self._sound, heterogeneity=False)
             for records in (size, max(size, self._reach * state.total))
