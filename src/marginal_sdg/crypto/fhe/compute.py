@@ -6,7 +6,7 @@ is relinearised once and ring-packed with the others of its candidate. Key switc
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,13 +14,13 @@ import numpy as np
 
 from marginal_sdg.crypto.fhe.layout import Polynomial
 from marginal_sdg.crypto.fhe.packing import Packer
+from marginal_sdg.crypto.fhe.products import Products, Source, choose_products
 from marginal_sdg.crypto.fhe.public import Ciphertext, Public
 from marginal_sdg.crypto.fhe.threads import each
 from marginal_sdg.crypto.fhe.upload import Opening
 from marginal_sdg.crypto.fhe.wire import Kind
 from marginal_sdg.errors import ProtocolError
 
-Source = tuple[Polynomial, ...]
 Upload = Iterable[bytes]
 
 
@@ -30,13 +30,10 @@ class Tally:
     def __init__(self, public: Public, threads: int) -> None:
         self._public = public
         self._threads = threads
-        self._sums: dict[Source, Ciphertext] = {}
+        self._products: Products | None = None  # once records come
         self._counts: dict[int, Ciphertext] = {}
         self._records = 0
-        self._records_came = False
         self._whole = True
-        wanted = dict.fromkeys(source for part in public.layout.parts for source in part.sources)
-        self._shares: list[list[Source]] = [list(wanted)[k::threads] for k in range(threads)]
 
     def add(self, uploads: Sequence[Upload]) -> None:
         """One holder's upload, or those of several holders that have different attributes of the same records."""
@@ -53,7 +50,6 @@ class Tally:
         if openings[0].mode == "counts":
             self._add_counts(streams[0])
         else:
-            self._records_came = True
             self._add_records(streams, openings)
         if any(next(stream, None) is not None for stream in streams):
             raise ProtocolError("upload: more came than the layout has ciphertexts for")
@@ -73,35 +69,34 @@ class Tally:
             raise ProtocolError("upload: one broke off, and a part of it has been added; start again with a new server")
 
     def _add_counts(self, stream: Iterator[bytes]) -> None:
-        for number, ciphertext in enumerate(self._take(stream, Kind.COUNTS, 0, len(self._public.layout.carriers))):
+        def opened(message: bytes) -> tuple[int, Ciphertext]:
+            return self._public.open(message, Kind.COUNTS, 0)
+
+        for number, ciphertext in enumerate(self._take(stream, opened, 0, len(self._public.layout.carriers), "counts")):
             self._counts[number] = self._plus(self._counts.get(number), ciphertext)
 
     def _add_records(self, streams: Sequence[Iterator[bytes]], openings: Sequence[Opening]) -> None:
         layout = self._public.layout
+        if self._products is None:
+            wanted = dict.fromkeys(source for part in layout.parts for source in part.sources)
+            self._products = choose_products(self._public, list(wanted), self._threads)
         polynomials = [layout.polynomials(opening.attributes) for opening in openings]
         for block in range(layout.blocks(openings[0].records)):
-            held: dict[Polynomial, Ciphertext] = {}
+            held: dict[Polynomial, Any] = {}
             for stream, own in zip(streams, polynomials, strict=True):
-                held.update(zip(own, self._take(stream, Kind.RECORDS, block * len(own), len(own)), strict=True))
-            list(each(partial(self._multiply, held), self._shares, self._threads))
+                opened = self._take(stream, self._products.open, block * len(own), len(own), "records")
+                held.update(zip(own, opened, strict=True))
+            self._products.add(held)
 
-    def _take(self, stream: Iterator[bytes], kind: Kind, first: int, count: int) -> list[Ciphertext]:
+    def _take(
+        self, stream: Iterator[bytes], opened: Callable[[bytes], tuple[int, Any]], first: int, count: int, name: str
+    ) -> list[Any]:
         """The next ``count`` ciphertexts of an upload, numbered from ``first``."""
         messages = [message for _, message in zip(range(count), stream, strict=False)]
-        opened = list(each(lambda message: self._public.open(message, kind, 0), messages, self._threads))
-        if [number for number, _ in opened] != list(range(first, first + count)):
-            raise ProtocolError(f"{kind.name.lower()}: the upload ends early, or its ciphertexts are out of order")
-        return [ciphertext for _, ciphertext in opened]
-
-    def _multiply(self, held: dict[Polynomial, Ciphertext], sources: Iterable[Source]) -> None:
-        for source in sources:
-            if len(source) == 2:
-                term = self._public.context.EvalMultNoRelin(held[source[0]], held[source[1]])
-            elif source in self._sums:
-                term = held[source[0]]
-            else:
-                term = held[source[0]].Clone()
-            self._sums[source] = self._plus(self._sums.get(source), term)
+        found = list(each(opened, messages, self._threads))
+        if [number for number, _ in found] != list(range(first, first + count)):
+            raise ProtocolError(f"{name}: the upload ends early, or its ciphertexts are out of order")
+        return [ciphertext for _, ciphertext in found]
 
     def _plus(self, total: Ciphertext | None, term: Ciphertext) -> Ciphertext:
         """The sum, in place of ``total``; of nothing and a term, the term itself."""
@@ -114,6 +109,8 @@ class Tally:
         if self._records == 0:
             raise ProtocolError("marginals: no upload has come yet")
         self._check_whole()
+        if self._products is not None:
+            self._products.finish()
         packer = Packer(self._public, keys, 0)
         carriers = range(len(self._public.layout.carriers))
         packed = list(each(partial(self._marginal, packer), carriers, self._threads))
@@ -122,16 +119,16 @@ class Tally:
 
     def _marginal(self, packer: Packer, carrier: int) -> Ciphertext:
         layout, counts = self._public.layout, self._counts.get(carrier)
-        if not self._records_came:
+        if self._products is None:
             return counts
         sources = [source for member in layout.carriers[carrier] for source in layout.parts[member].sources]
-        packed = packer.pack([self._linear(source) for source in sources], layout.rows)
+        packed = packer.pack([self._linear(self._products, source) for source in sources], layout.rows)
         cleared = packer.clear(*packed)
         return cleared if counts is None else self._plus(counts, cleared)
 
-    def _linear(self, source: Source) -> Ciphertext:
+    def _linear(self, products: Products, source: Source) -> Ciphertext:
         """The sum of a product, relinearised; of one polynomial alone, the product with all rows of a public one."""
-        total = self._sums.pop(source)
+        total = products.take(source)
         if len(source) == 2:
             return self._public.unscaled(self._public.context.Relinearize(total))
         layout = self._public.layout
