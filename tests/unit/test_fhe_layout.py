@@ -123,6 +123,12 @@ def test_a_holder_encrypts_what_every_pair_needs():
     assert set(layout.polynomials([0, 1, 2])) == sent
 
 
+def test_the_two_largest_attributes_are_encrypted_in_one_role_only():
+    layout = Layout(TINY, (2, 9, 3, 8), ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)), 2)
+    roles = {a: {p.right for p in layout.polynomials(range(4)) if p.attribute == a} for a in range(4)}
+    assert roles == {0: {False, True}, 1: {False}, 2: {False, True}, 3: {True}}
+
+
 @pytest.mark.parametrize(
     ("shape", "cliques", "width", "match"),
     [

@@ -131,10 +131,8 @@ class Layout:
 
     def polynomials(self, attributes: Sequence[int]) -> tuple[Polynomial, ...]:
         """What a holder of these attributes encrypts of every row block, in order: any pair can be counted from it."""
-        last = len(self.shape) - 1
-        roles = [(a, right) for a in attributes for right in (False, True) if a != (0 if right else last)]
-        if last == 0:
-            roles = [(0, False)]
+        first, *_, last = (*self._order, -1) if len(self.shape) == 1 else self._order
+        roles = [(a, right) for a in attributes for right in (False, True) if a != (first if right else last)]
         return tuple(Polynomial(a, group, right) for a, right in roles for group in range(self.groups(a)))
 
     def exponents(self, polynomial: Polynomial, values: Ints) -> tuple[Ints, Ints]:
@@ -144,6 +142,12 @@ class Layout:
         if polynomial.right:
             return rows, self.rows * self.width * place - rows
         return rows, self.rows * place + rows
+
+    @cached_property
+    def _order(self) -> tuple[int, ...]:
+        """The attributes: of two, the earlier has the left role. The largest lie at the ends: one role will do."""
+        large, *others = sorted(range(len(self.shape)), key=lambda attribute: -self.groups(attribute))
+        return (large, *others[1:], *others[:1])
 
     @property
     def sparse(self) -> Layout:
@@ -189,8 +193,9 @@ class Layout:
 
     def _pieces(self, candidate: int) -> list[_Piece]:
         clique, width = self.cliques[candidate], self.width
-        last = len(self.shape) - 1
-        roles = (False, True) if len(clique) == 2 else (0 < last == clique[0],)
+        ranks = [self._order.index(attribute) for attribute in clique]
+        last = 0 < len(self.shape) - 1 == ranks[0]
+        roles = (ranks[0] > ranks[1], ranks[0] < ranks[1]) if len(clique) == 2 else (last,)
         grid = list(product(*(range(self.groups(attribute)) for attribute in clique)))
         values = np.indices([self.shape[attribute] for attribute in clique]).reshape(len(clique), -1)
         source: Ints = np.zeros(values.shape[1], dtype=np.int64)
