@@ -427,6 +427,7 @@ class FHAIM(_Synthesizer):
         backend = EncryptedBackend(vault, workload, squared=self.score == "l2_squared", max_records=self.max_records)
         self._run(backend, workload, account, start_rounds=16 * len(self.domain))
         self.communication_ = vault.traffic
+        self.encryption_ = vault.costs()
         return self
 
     def _vault(self, table: Table, workload: Workload) -> Vault:

@@ -8,12 +8,13 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from marginal_sdg.backends.vault import NormBallot
+from marginal_sdg.backends.vault import EncryptionCosts, NormBallot
 from marginal_sdg.crypto.ckks.holder import DataHolder
 from marginal_sdg.crypto.ckks.keyholder import KeyHolder
 from marginal_sdg.crypto.ckks.layout import Layout
 from marginal_sdg.crypto.ckks.profile import Comp, Score, choose_profile
 from marginal_sdg.crypto.ckks.server import Server
+from marginal_sdg.crypto.fhe.profile import SECURITY_BITS
 from marginal_sdg.domain import Clique
 from marginal_sdg.encoding import Table
 from marginal_sdg.errors import ConfigError, ProtocolError
@@ -51,6 +52,7 @@ class CkksVault:
     ) -> None:
         self.seconds = dict.fromkeys(PHASES, 0.0)
         self.traffic: dict[str, float] = dict.fromkeys(PHASES, 0.0)
+        self._encrypting = 0.0  # CPU seconds of the data holder, a part of the phase "upload"
         domain = workload.domain
         cliques = tuple(tuple(map(domain.index, clique)) for clique in workload.closure)
         if max(map(len, cliques)) > 2:
@@ -63,12 +65,27 @@ class CkksVault:
             self._keyholder = KeyHolder(self._layout, decryptions)
             public, evaluation = self._keyholder.public_key, self._keyholder.evaluation_keys
             self.traffic["keys"] = len(public) + len(evaluation)
+            self._evaluation_key_bytes = len(evaluation)
             self._server = Server(self._layout, public, evaluation, keys())
             self._holder = DataHolder(self._layout, public)
         with self._phase("upload"):
-            self._server.receive(self._metered("upload", self._holder.upload_records(table.codes.astype(np.int64))))
+            self._server.receive(self._metered(self._holder.upload_records(table.codes.astype(np.int64))))
         with self._phase("compute"):
             self._server.compute()
+
+    def costs(self) -> EncryptionCosts:
+        """What the upload and the marginals took."""
+        spent = self.seconds["upload"] - self._encrypting + self.seconds["compute"]
+        return EncryptionCosts(
+            seconds_keygen=self.seconds["keys"],
+            seconds_encrypt=self._encrypting,
+            seconds_compute=spent,
+            upload_bytes=int(self.traffic["upload"]),
+            eval_key_bytes=self._evaluation_key_bytes,
+            scheme="ckks",
+            ring_dim=self._layout.profile.ring,
+            security_bits=SECURITY_BITS,
+        )
 
     def select(self, ballot: NormBallot, noise: Counts, largest_noise: int) -> int:
         """The winner's place; the key holder sees all noisy scores, divided by their public weights."""
@@ -105,10 +122,14 @@ class CkksVault:
         self.traffic[phase] += sum(map(len, messages))
         return messages
 
-    def _metered(self, phase: str, messages: Iterator[bytes]) -> Iterator[bytes]:
+    def _metered(self, messages: Iterator[bytes]) -> Iterator[bytes]:
+        """The data holder's upload, and what it takes."""
+        start = time.process_time()
         for message in messages:
-            self.traffic[phase] += len(message)
+            self._encrypting += time.process_time() - start
+            self.traffic["upload"] += len(message)
             yield message
+            start = time.process_time()
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:

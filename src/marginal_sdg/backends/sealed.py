@@ -8,13 +8,13 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from marginal_sdg.backends.vault import NormBallot
+from marginal_sdg.backends.vault import EncryptionCosts, NormBallot
 from marginal_sdg.crypto.circuit import NoisyArgmax
 from marginal_sdg.crypto.fhe.holder import DataHolder
 from marginal_sdg.crypto.fhe.keyholder import KeyHolder
 from marginal_sdg.crypto.fhe.keys import WholeKey
 from marginal_sdg.crypto.fhe.plan import Plan, choose_layout
-from marginal_sdg.crypto.fhe.profile import choose_profile
+from marginal_sdg.crypto.fhe.profile import SECURITY_BITS, choose_profile
 from marginal_sdg.crypto.fhe.server import Server
 from marginal_sdg.crypto.fhe.shares import local_scores
 from marginal_sdg.crypto.garbled import Evaluator, Garbler, connect, noisy_argmax
@@ -51,6 +51,7 @@ class SealedVault:
     ) -> None:
         self.seconds = dict.fromkeys(PHASES, 0.0)
         self.traffic: dict[str, float] = dict.fromkeys(PHASES, 0.0)
+        self._encrypting = 0.0  # CPU seconds of the data holder, a part of the phase "upload"
         domain = workload.domain
         cliques = [tuple(map(domain.index, clique)) for clique in workload.closure]
         if max(map(len, cliques)) > 2:
@@ -65,13 +66,14 @@ class SealedVault:
             self._keyholder = KeyHolder(WholeKey(self._layout), self.plan.decryptions(0, measurements, shared=True))
             public, evaluation = self._keyholder.public_key, self._keyholder.evaluation_keys
             self.traffic["keys"] = len(public) + len(evaluation)
+            self._evaluation_key_bytes = len(evaluation)
             self._server = Server(self._layout, public, evaluation, keys())
             self._holder = DataHolder(self._layout, public, max_records)
             self._garbler, self._evaluator = Garbler(keys), Evaluator(keys)
             self.traffic["keys"] += sum(connect(self._garbler, self._evaluator).values())
         with self._phase("upload"):
             frames = self._uploaded(table, domain, workload.closure, counted=counted)
-            self._server.receive(self._metered("upload", frames))
+            self._server.receive(self._metered(frames))
         with self._phase("compute"):
             self._server.compute()
         with self._phase("share"):
@@ -88,6 +90,20 @@ class SealedVault:
         self._keyholder_halves = self._keyholder.share(self._count("share", messages))
         crossed = self._server.cross(self._count("share", self._keyholder.cross()))
         self._keyholder_norms = self._keyholder.cross_norms(self._count("share", crossed))
+
+    def costs(self) -> EncryptionCosts:
+        """What the upload and the marginals took."""
+        spent = self.seconds["upload"] - self._encrypting + self.seconds["compute"] + self.seconds["share"]
+        return EncryptionCosts(
+            seconds_keygen=self.seconds["keys"],
+            seconds_encrypt=self._encrypting,
+            seconds_compute=spent,
+            upload_bytes=int(self.traffic["upload"]),
+            eval_key_bytes=self._evaluation_key_bytes,
+            scheme="bgv",
+            ring_dim=self._layout.profile.ring,
+            security_bits=SECURITY_BITS,
+        )
 
     def select(self, ballot: NormBallot, noise: Counts, largest_noise: int) -> int:
         """Only the place of the winner comes out."""
@@ -129,10 +145,14 @@ class SealedVault:
         self.traffic[phase] += sum(map(len, messages))
         return messages
 
-    def _metered(self, phase: str, messages: Iterator[bytes]) -> Iterator[bytes]:
+    def _metered(self, messages: Iterator[bytes]) -> Iterator[bytes]:
+        """The data holder's upload, and what it takes."""
+        start = time.process_time()
         for message in messages:
-            self.traffic[phase] += len(message)
+            self._encrypting += time.process_time() - start
+            self.traffic["upload"] += len(message)
             yield message
+            start = time.process_time()
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:

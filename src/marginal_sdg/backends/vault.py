@@ -44,6 +44,24 @@ class NormBallot:
         return self.weights * np.array(squares, dtype=np.int64) - self.penalties
 
 
+@dataclass(frozen=True)
+class EncryptionCosts:
+    """What encrypting a table and computing on it took, once; rounds come on top.
+
+    CPU seconds: ``seconds_keygen`` of keys, ``seconds_encrypt`` of the data holder, ``seconds_compute`` of what server
+    and key holder do with the upload before the first round. ``security_bits``: OpenFHE refuses parameters below that.
+    """
+
+    seconds_keygen: float
+    seconds_encrypt: float
+    seconds_compute: float
+    upload_bytes: int
+    eval_key_bytes: int
+    scheme: str
+    ring_dim: int
+    security_bits: int
+
+
 class Vault(Protocol):
     """The answers of one table that server and key holder cannot read. Noise is paid for before a vault sees it.
 
@@ -51,6 +69,10 @@ class Vault(Protocol):
     """
 
     traffic: dict[str, float]
+
+    def costs(self) -> EncryptionCosts | None:
+        """What the encryption took; None in the clear."""
+        ...
 
     def select(self, ballot: NormBallot, noise: Counts, largest_noise: int) -> int:
         """The winner's place in the ballot; ties go to the first. ``noise``: (Q,), none larger than that."""
@@ -67,6 +89,9 @@ class ClearVault:
     def __init__(self, table: Table) -> None:
         self.traffic: dict[str, float] = {}
         self._table = table
+
+    def costs(self) -> None:
+        """Nothing is encrypted."""
 
     def select(self, ballot: NormBallot, noise: Counts, largest_noise: int) -> int:
         """Scores in exact integers."""

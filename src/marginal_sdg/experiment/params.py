@@ -115,6 +115,7 @@ class RunParams(BaseModel):
         drop: set[str] = set()
         drop |= set() if self.method in VARIANTS else set(OF_FLAIM)
         drop |= {*OF_DISTAIM, *OF_FHAIM} - set({"DistAIM": OF_DISTAIM, "FHAIM": OF_FHAIM}.get(self.method, ()))
+        drop |= set() if self.engine == "bgv" else {"upload"}
         if self.method in OF_ONE_TABLE:
             drop |= set(OF_CLIENTS[:2]) if generated else set(OF_CLIENTS)
         drop |= {"partition", "max_rows"} if generated else {"feature_skew"}

@@ -6,7 +6,7 @@ import contextlib
 import resource
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,6 +52,7 @@ def run_one(run: Run, emit: Emit) -> dict[str, Any]:
     peak = _peak_memory_mb()
     emit({"event": "ledger", "ledger": synthesizer.ledger.to_dict()})
     traffic = {} if clients is None else synthesizer.communication_
+    encryption = getattr(synthesizer, "encryption_", None)
     return {
         **params.model_dump(),
         **_metrics(params, data, workload, synthesizer, synthetic),
@@ -64,6 +65,7 @@ def run_one(run: Run, emit: Emit) -> dict[str, Any]:
         **{name: traffic.get(name) for name in TRAFFIC},
         "seconds_total": seconds,
         **{f"seconds_{phase}": synthesizer.timings_[phase] for phase in ("select", "measure", "generate")},
+        **({} if encryption is None else asdict(encryption)),
         "peak_rss_mb": peak,
         "privacy": privacy_of(synthesizer.ledger.caveats),
     }

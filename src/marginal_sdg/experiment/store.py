@@ -14,10 +14,12 @@ import io
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from marginal_sdg.backends.vault import EncryptionCosts
 from marginal_sdg.crypto.traffic import COLUMNS as TRAFFIC
 from marginal_sdg.errors import ConfigError
 from marginal_sdg.experiment.params import NAMES
@@ -42,7 +44,9 @@ CONTRACT = (
 COLUMNS = (
     *CONTRACT,
     *(name for name in NAMES if name not in CONTRACT),
-    *("accuracy", "test_rows", "synthetic_rows", "rounds_done", "privacy", "finished_at"),
+    *("accuracy", "test_rows", "synthetic_rows", "rounds_done"),
+    *(column.name for column in fields(EncryptionCosts)),
+    *("privacy", "finished_at"),
 )
 
 CHECKSUM = "checksum"  # the last column of the file; readers check it and never see it

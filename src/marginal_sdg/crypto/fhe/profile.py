@@ -16,6 +16,7 @@ from marginal_sdg.errors import ProtocolError
 
 PLAINTEXT_BITS = 32  # OpenFHE encodes no larger coefficient
 _FEWEST_BITS = 26  # room for noise in small tables, and flooding in five digits
+SECURITY_BITS = 128  # of OpenFHE's HEStd_128_classic, without which no context is made
 NORM_LEVEL = 1  # towers dropped before ciphertexts are multiplied for a second time
 
 
