@@ -140,6 +140,19 @@ def test_a_fit_on_ciphertexts_is_the_fit_in_the_clear(table, pairs, score, uploa
 
 
 @ENCRYPTED
+@pytest.mark.parametrize("upload", ["records", "marginals"])
+def test_a_fit_on_ciphertexts_says_what_encryption_took(table, pairs, upload):
+    part = table.take(np.arange(40))
+    assert fit(part, pairs, rounds=1).encryption_ is None
+    fitted = fit(part, pairs, rounds=1, max_records=40, engine="bgv", upload=upload)
+    took = fitted.encryption_
+    assert (took.scheme, took.ring_dim, took.security_bits) == ("bgv", 8192, 128)
+    assert took.upload_bytes == fitted.communication_["upload"]
+    assert 0 < took.eval_key_bytes < fitted.communication_["keys"]
+    assert min(took.seconds_keygen, took.seconds_encrypt, took.seconds_compute) > 0
+
+
+@ENCRYPTED
 def test_the_papers_protocol_on_ckks_releases_the_same_and_says_what_it_leaks(table, pairs):
     params = {"score": "l2_squared", "max_records": 300}
     part = table.take(np.arange(250))

@@ -34,6 +34,9 @@ PROMISED = (
     "seconds_total seconds_select seconds_measure seconds_generate "
     "peak_rss_mb version git_commit"
 )
+OF_ENCRYPTION = (
+    "seconds_keygen seconds_encrypt seconds_compute upload_bytes eval_key_bytes scheme ring_dim security_bits"
+)
 
 
 def row(name: str, **values: Any) -> dict[str, Any]:
@@ -43,6 +46,7 @@ def row(name: str, **values: Any) -> dict[str, Any]:
 def test_columns_begin_with_the_contract_and_hold_every_parameter() -> None:
     assert COLUMNS[: len(CONTRACT)] == tuple(PROMISED.split())
     assert set(NAMES) <= set(COLUMNS)
+    assert set(OF_ENCRYPTION.split()) <= set(COLUMNS)
     assert len(set(COLUMNS)) == len(COLUMNS)
 
 
