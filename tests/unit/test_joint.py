@@ -52,7 +52,7 @@ def test_parts_cost_next_to_nothing_more_than_half_the_variance():
 
 def test_noise_too_small_to_split_is_refused_before_it_is_charged():
     ledger = Ledger(LARGE, Source.seeded(0))
-    with pytest.raises(BudgetError, match="below 1, too small to split"):
+    with pytest.raises(BudgetError, match="too small to split between 3"):
         ledger.gaussian_parts([3], Fraction(9, 10), what="test")
     with pytest.raises(BudgetError, match="below the noise's grid"):
         ledger.gumbel_parts(3, Fraction(1, 10**16), sensitivity=1, what="test")

@@ -30,32 +30,41 @@ class NoisyCells:
 class NoisyScores:
     """What each server adds to the scores of some candidates; the largest sum wins.
 
-    ``unit``: how many steps of the noise's grid a score of 1 counts; ``limit``: no server's noise is larger.
+    ``unit``: how many steps of the noise's grid a score of 1 counts; ``limit``: no server's noise is larger, ``bound``:
+    nor is the sum.
     """
 
     parts: tuple[Counts, ...]
     unit: int
     limit: int
 
+    @property
+    def bound(self) -> int:
+        """Two of the parts at most are not zero."""
+        return self.limit * min(len(self.parts), 2)
+
 
 def part_variance(variance: Fraction, servers: int) -> Fraction:
-    """Variance of each server's discrete Gaussian, so that those of all others together count as ``variance``.
+    """Variance of each party's discrete Gaussian, so that those of all others together count as ``variance``.
 
-    One server: a dealer who is trusted with the whole. Three: two parts of variance v that a third server does not
-    know. Their sum is almost a discrete Gaussian of variance 2 v: moving a cell by 1 costs at most
-    (1 / (2 v) + tau / 2) / 2 in zCDP with tau = 10 exp(-pi^2 v), which is to be 1 / (2 variance) at most. Cells that do
-    not move cost nothing, so the bound does not grow with the table.
+    One party: a dealer who is trusted with the whole. Several: n = servers - 1 parts of variance v that one of them
+    does not know. Their sum is almost a discrete Gaussian of variance n v: moving a cell by 1 costs at most
+    (1 / (n v) + tau / 2) / 2 in zCDP with tau = 10 (n - 1) exp(-pi^2 v), which is to be 1 / (2 variance) at most. Cells
+    that do not move cost nothing, so the bound does not grow with the table.
 
-    Source: Kairouz, Liu, Steinke 2021, Proposition 14, for n = 2 in one dimension.
+    Source: Kairouz, Liu, Steinke 2021, Proposition 14, in one dimension.
     """
-    if servers == 1:
+    others = servers - 1
+    if others <= 1:
         return variance
-    if variance < 1:
+    # pi^2 v > 14 variance / n log 2 for v >= variance / n
+    tau_below = 10 * (others - 1) * Fraction(1, 1 << min(int(14 * variance / others), 256))
+    if 2 * variance < others or tau_below * variance >= 1:
         raise BudgetError(
-            f"joint noise: variance {float(variance):.3g} is below 1, too small to split; lower epsilon or add rounds"
+            f"joint noise: variance {float(variance):.3g} is too small to split between {servers}; lower epsilon or "
+            "add rounds"
         )
-    tau_below = 10 * Fraction(1, 1 << min(int(7 * variance), 256))  # pi^2 v > 7 variance log 2 for v >= variance / 2
-    return 1 / (4 * (1 / (2 * variance) - tau_below / 4))
+    return 1 / (others * (1 / variance - tau_below / 2))
 
 
 def gumbel_unit(epsilon: Fraction, sensitivity: Fraction, bits: int = GUMBEL_BITS) -> int:

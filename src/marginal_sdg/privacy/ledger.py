@@ -181,7 +181,7 @@ class Ledger:
         what: str,
         by: str = "servers",
     ) -> NoisyCells:
-        """Noise for tables that nobody sees in the clear, in one part per server.
+        """Noise for tables that nobody sees in the clear, in one part per server, or per data holder.
 
         ``cells``: of each table. Charges per_record / (2 variance), what a server still faces that knows its own
         part; with ``servers=1`` somebody draws it who may know it all. See :func:`part_variance`.
@@ -203,16 +203,16 @@ class Ledger:
         what: str,
         by: str = "servers",
     ) -> NoisyScores:
-        """Noise for scores that nobody sees in the clear, in one part per server; the largest noisy score wins.
+        """Noise for scores that nobody sees in the clear, in one part per server, or per data holder.
 
-        Two of three servers add a complete Gumbel, so that each server lacks at least one: given all else, the
-        winner follows the exponential mechanism. Charges epsilon^2 / 8; with ``servers=1`` somebody draws it who may
-        know it. ``bits``: binary places of the noise.
+        The largest noisy score wins. Two parts are a complete Gumbel each, so that every server lacks at least one:
+        given all else, the winner follows the exponential mechanism. Charges epsilon^2 / 8; with ``servers=1`` somebody
+        draws it who may know it. ``bits``: binary places of the noise.
         """
         charge = Charge(what, "exponential", epsilon2, 1, by, self.group)
         unit = gumbel_unit(_root_below(charge.parameter), Fraction(sensitivity), bits)
         self.charge(charge)
-        drawn = [gumbel(candidates, self.source, bits) for _ in range(max(servers - 1, 1))]
+        drawn = [gumbel(candidates, self.source, bits) for _ in range(min(servers, 2))]
         silent = [np.zeros(candidates, dtype=np.int64)] * (servers - len(drawn))
         return NoisyScores((*drawn, *silent), unit, GUMBEL_LIMIT << bits >> GUMBEL_BITS)
 
