@@ -140,11 +140,11 @@ def rounds(table: Table, workload: Workload, score: Score, count: int) -> Row:
     flat = tuple(np.full(table.domain.size(q), len(table) // table.domain.size(q)) for q in cliques)
     ones, zeros = np.ones(len(cliques), dtype=np.int64), np.zeros(len(cliques), dtype=np.int64)
     ballot = NormBallot(cliques, flat, ones, zeros, None)
-    vault.select(ballot, zeros, 0)  # packs the candidates, which later rounds need not
+    vault.select(ballot, [zeros], 0)  # packs the candidates, which later rounds need not
     first, vault.seconds["select"] = vault.seconds["select"], 0.0
     for _ in range(count):
-        winner = cliques[vault.select(ballot, zeros, 0)]
-        vault.measure([winner], [np.zeros(table.domain.size(winner), dtype=np.int64)])
+        winner = cliques[vault.select(ballot, [zeros], 0)]
+        vault.measure([winner], [[np.zeros(table.domain.size(winner), dtype=np.int64)]])
     return {
         "score": score,
         "keys s": round(vault.seconds["keys"], 2),

@@ -15,7 +15,7 @@ __version__ = "0.1.0"
 # Names load on first use, so that importing the package costs next to nothing.
 _PUBLIC = {
     "AIM": "synthesizers",
-    "FHAIM": "synthesizers",
+    "FHAIM": "fhaim",
     "FLAIM": "synthesizers",
     "MWEM": "baselines.mwem",
     "Attribute": "attribute",
@@ -57,10 +57,11 @@ if TYPE_CHECKING:
     from marginal_sdg.datasets import load_dataset
     from marginal_sdg.domain import Domain, draft_domain
     from marginal_sdg.encoding import Table, decode, encode
+    from marginal_sdg.fhaim import FHAIM
     from marginal_sdg.graphical.model import GraphicalModel
     from marginal_sdg.privacy.budget import Budget
     from marginal_sdg.privacy.ledger import Ledger
-    from marginal_sdg.synthesizers import AIM, FHAIM, FLAIM, DistAIM
+    from marginal_sdg.synthesizers import AIM, FLAIM, DistAIM
     from marginal_sdg.workload import Workload
 
 

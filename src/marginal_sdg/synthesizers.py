@@ -1,4 +1,4 @@
-"""The estimators: AIM and FLAIM in the manner of scikit-learn, ``fit`` then ``sample``."""
+"""The estimators AIM, FLAIM and DistAIM in the manner of scikit-learn, ``fit`` then ``sample``."""
 
 from __future__ import annotations
 
@@ -11,20 +11,19 @@ import numpy as np
 import pandas as pd
 
 from marginal_sdg.backends.base import Backend
-from marginal_sdg.backends.encrypted import EncryptedBackend
 from marginal_sdg.backends.federated import FederatedBackend
+from marginal_sdg.backends.holders import Records, coded
 from marginal_sdg.backends.ideal_pool import IdealPool
 from marginal_sdg.backends.plaintext import AIM_COSTS, PlaintextBackend
 from marginal_sdg.backends.share_pool import SharePool
 from marginal_sdg.backends.shared import SharedBackend
 from marginal_sdg.backends.variants import VARIANTS, flaim_costs
-from marginal_sdg.backends.vault import LARGEST_COUNT, ClearVault, Vault
 from marginal_sdg.crypto.masking import MaskedSum
 from marginal_sdg.crypto.secagg import IdealSecureSum
 from marginal_sdg.crypto.traffic import COLUMNS
 from marginal_sdg.domain import Domain
-from marginal_sdg.encoding import Table, decode, encode
-from marginal_sdg.errors import ConfigError, DataError, DomainError, NotFittedError
+from marginal_sdg.encoding import Table, decode
+from marginal_sdg.errors import ConfigError, DataError, NotFittedError
 from marginal_sdg.generators import make_generator
 from marginal_sdg.graphical.model import GraphicalModel
 from marginal_sdg.loop import OnEvent, synthesise
@@ -40,8 +39,6 @@ if TYPE_CHECKING:
 
     from marginal_sdg.report import Page
 
-Records = pd.DataFrame | Table
-
 SIZE_SHARE = Fraction(1, 50)  # of the budget: one noisy size per client, under FLAIM's sound calibration
 
 _PAPER_SIZES = (
@@ -51,7 +48,7 @@ _PAPER_SIZES = (
 
 
 @dataclass(eq=False)
-class _Synthesizer:
+class Synthesizer:
     """Parameters, checks, the run and sampling: what AIM and FLAIM share."""
 
     domain: Domain
@@ -115,13 +112,7 @@ class _Synthesizer:
         return noise, public
 
     def _encoded(self, records: Records) -> Table:
-        if isinstance(records, pd.DataFrame):
-            return encode(records, self.domain)
-        if not isinstance(records, Table):
-            raise DataError(f"fit: needs a pandas DataFrame or an encoded Table, got {type(records).__name__}")
-        if records.domain != self.domain:
-            raise DomainError("fit: the table is encoded with another domain than this estimator's")
-        return records
+        return coded(records, self.domain)
 
     @property
     def _planned_rounds(self) -> int:
@@ -176,7 +167,7 @@ class _Synthesizer:
 
 
 @dataclass(eq=False)
-class AIM(_Synthesizer):
+class AIM(Synthesizer):
     """AIM: a trusted curator holds the table (McKenna et al. 2022).
 
     Parameters
@@ -228,7 +219,7 @@ class AIM(_Synthesizer):
 
 
 @dataclass(eq=False)
-class _Federation(_Synthesizer):
+class _Federation(Synthesizer):
     """What methods over many clients share."""
 
     participation: float = field(default=0.1, kw_only=True)
@@ -369,79 +360,6 @@ class DistAIM(_Federation):
         self._run(backend, workload, account, start_rounds=16 * len(self.domain))
         self.communication_ = pool.traffic.summary()
         return self
-
-
-@dataclass(eq=False)
-class FHAIM(_Synthesizer):
-    """FHAIM: AIM over a table that stays encrypted from the data holder to the releases (2026).
-
-    Counts 1- and 2-way marginals, so an integer ``workload`` draws 2-way ones. Takes every parameter of :class:`AIM`
-    (``calibration`` must be "sound"), and
-
-    Parameters
-    ----------
-    max_records : int
-        Public cap on the number of records; a larger table is refused by its holder.
-    score : "l2" or "l2_squared"
-        Candidates are ranked by the L2 norm of the model's error, or by its square as in the paper, which needs far
-        more noise.
-    engine : "ideal", "bgv" or "ckks"
-        Compute in the clear what the three roles would, or run them on ciphertexts (needs the extra ``fhe``): exactly,
-        the same results; or as in the paper, on CKKS with "l2_squared", where the key holder sees all noisy scores.
-    upload : "records" or "marginals"
-        What the data holder encrypts: the table, for any workload later, or its marginals, which is far cheaper.
-    """
-
-    _ways = 2
-
-    max_records: int = field(default=50_000, kw_only=True)
-    score: str = field(default="l2", kw_only=True)
-    engine: str = field(default="ideal", kw_only=True)
-    upload: str = field(default="records", kw_only=True)
-
-    def fit(self, table: Records, *, ledger: Ledger | None = None) -> FHAIM:
-        """Spend the budget on ``table``. Raises before anything is spent where table or parameters are wrong.
-
-        ``ledger``: a ledger that several fits on the same records share; it must be able to pay this one's budget.
-        """
-        budget, workload = self._checked()
-        self._check_choice("score", "l2", "l2_squared")
-        self._check_choice("engine", "ideal", "bgv", "ckks")
-        self._check_choice("upload", "records", "marginals")
-        if self.engine == "ckks" and (self.score, self.upload) != ("l2_squared", "records"):
-            raise ConfigError("engine: 'ckks' needs score='l2_squared' and upload='records'; or take 'bgv'")
-        self._check_positive("max_records")
-        if not self._sound:
-            raise ConfigError("calibration: FHAIM has only 'sound'; drop the parameter")
-        if self.max_records > LARGEST_COUNT:
-            raise ConfigError(f"max_records: {self.max_records:,} records need scores beyond 2^32; at most 50,000")
-        plan_schedule(self.rounds, AIM_COSTS, budget.rho, self.gaussian_share, 1)
-        encoded = self._encoded(table)
-        if len(encoded) > self.max_records:
-            raise DataError(f"fit: the table has more than max_records = {self.max_records:,} records; raise the cap")
-        noise, _ = self._sources()
-        account = Ledger(budget, noise, group=self.records_per_person, parent=ledger)
-        if self.engine == "ckks":
-            account.warn("paper's protocol: the key holder sees every noisy score; only the winner's place is paid for")
-        vault = self._vault(encoded, workload)
-        backend = EncryptedBackend(vault, workload, squared=self.score == "l2_squared", max_records=self.max_records)
-        self._run(backend, workload, account, start_rounds=16 * len(self.domain))
-        self.communication_ = vault.traffic
-        self.encryption_ = vault.costs()
-        return self
-
-    def _vault(self, table: Table, workload: Workload) -> Vault:
-        if self.engine == "ideal":
-            return ClearVault(table)
-        measurements = len(workload.one_way) + self._planned_rounds
-        limits: dict[str, Any] = {"max_records": self.max_records, "measurements": measurements}
-        if self.engine == "ckks":
-            from marginal_sdg.backends.ckks_vault import CkksVault
-
-            return CkksVault(table, workload, self._keys.key, **limits)
-        from marginal_sdg.backends.sealed import SealedVault
-
-        return SealedVault(table, workload, self._keys.key, upload=self.upload, **limits)
 
 
 def _at_most(records: int, table: Table, source: Source) -> Table:

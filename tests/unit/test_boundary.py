@@ -334,9 +334,9 @@ LAYERS = [
     {"backends", "datasets"},
     {"loop", "report"},
     {"synthesizers"},
-    {"baselines"},
+    {"baselines", "fhaim"},
     {"__init__"},
-    {"experiment"},
+    {"experiment", "roles"},
 ]
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}
 

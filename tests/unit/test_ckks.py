@@ -167,9 +167,9 @@ def test_the_vault_selects_and_measures_as_in_the_clear():
     sealed, clear = vault(), ClearVault(TABLE)
     for seed in range(8):
         question, noise = ballot(seed)
-        assert sealed.select(question, noise, 10**6) == clear.select(question, noise, 10**6)
+        assert sealed.select(question, [noise], 10**6) == clear.select(question, [noise], 10**6)
     noise = [np.arange(DOMAIN.size(q)) - 3 for q in WORKLOAD.closure]
-    found = zip(sealed.measure(WORKLOAD.closure, noise), clear.measure(WORKLOAD.closure, noise), strict=True)
+    found = zip(sealed.measure(WORKLOAD.closure, [noise]), clear.measure(WORKLOAD.closure, [noise]), strict=True)
     assert all((a == b).all() for a, b in found)
     assert all(sealed.seconds.values()) and all(
         sealed.traffic[phase] for phase in ("keys", "upload", "select", "measure")
@@ -180,9 +180,9 @@ def test_the_vault_refuses_square_roots_and_noise_that_would_wrap_around():
     sealed = vault()
     question, noise = ballot(0)
     with pytest.raises(ProtocolError, match="no square root"):
-        sealed.select(replace(question, fraction=6), noise, 10**6)
+        sealed.select(replace(question, fraction=6), [noise], 10**6)
     with pytest.raises(ProtocolError, match="wrap around"):
-        sealed.select(question, noise, 10**13)
+        sealed.select(question, [noise], 10**13)
 
 
 # --- what would fail in silence -------------------------------------------------------------------

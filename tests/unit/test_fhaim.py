@@ -55,7 +55,7 @@ def test_selection_is_the_argmax_of_exact_noisy_scores(table, pairs, fraction, s
         value = square if fraction is None else math.isqrt(square * 4**fraction)
         scores.append(int(vote.weights[q]) * value - int(vote.penalties[q]) + int(noise[q]))
         assert square <= vote.largest_square(len(table))
-    assert ClearVault(table).select(vote, noise, 2**20) == int(np.argmax(scores))
+    assert ClearVault(table).select(vote, [noise], 2**20) == int(np.argmax(scores))
 
 
 TINY = Domain.from_shape({"a": 2, "b": 2})
@@ -110,14 +110,14 @@ def test_candidates_whose_squares_may_not_fit_are_left_out(pairs):
             return super().select(ballot, noise, largest_noise)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("marginal_sdg.synthesizers.ClearVault", Watched)
+        patch.setattr("marginal_sdg.fhaim.ClearVault", Watched)
         FHAIM(domain, workload=pairs, rounds=2, max_records=50_000, seed=0).fit(Table(domain, codes))
     for vote in seen:
         assert vote.largest_square(50_000) < 4_294_967_291
         assert ("d",) in vote.cliques and ("a",) in vote.cliques  # 40,000^2 + 50,000^2 is 4.1e9
     crowded = Table(domain, np.zeros((45_000, 4), dtype=np.int32))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("marginal_sdg.synthesizers.ClearVault", Watched)
+        patch.setattr("marginal_sdg.fhaim.ClearVault", Watched)
         with pytest.raises(ProtocolError, match="no candidate"):
             FHAIM(domain, workload=pairs, rounds=2, max_records=50_000, seed=0).fit(crowded)
 
@@ -170,14 +170,14 @@ def test_a_thousand_encrypted_selections_equal_the_clear_ones(table, pairs, frac
 
     rng = np.random.default_rng(0)
     keys = Source.seeded(0).key
-    sealed = SealedVault(table, pairs, keys, max_records=2000, measurements=1, upload="marginals")
+    sealed = SealedVault([table], pairs, keys, max_records=2000, measurements=1, upload="marginals")
     clear = ClearVault(table)
     for _ in range(1000):
         expected = tuple(np.rint(contingency(table, q) * rng.uniform(0.5, 1.5)).astype(np.int64) for q in pairs.closure)
         n = len(expected)
         vote = NormBallot(pairs.closure, expected, rng.integers(1, 2**12, n), rng.integers(0, 2**16, n), fraction)
         noise = rng.integers(-(2**18), 2**18, n)
-        assert sealed.select(vote, noise, 2**18) == clear.select(vote, noise, 2**18)
+        assert sealed.select(vote, [noise], 2**18) == clear.select(vote, [noise], 2**18)
 
 
 @ENCRYPTED
@@ -185,13 +185,13 @@ def test_the_key_holder_decrypts_no_more_than_was_declared(table, pairs):
     from marginal_sdg.backends.sealed import SealedVault
     from marginal_sdg.privacy import Source
 
-    vault = SealedVault(table, pairs, Source.seeded(0).key, max_records=2000, measurements=1, upload="marginals")
+    vault = SealedVault([table], pairs, Source.seeded(0).key, max_records=2000, measurements=1, upload="marginals")
     zeros = [np.zeros(3, dtype=np.int64)]
-    (counts,) = vault.measure([("a",)], zeros)
+    (counts,) = vault.measure([("a",)], [zeros])
     np.testing.assert_array_equal(counts, contingency(table, ("a",)))
     with pytest.raises(ProtocolError, match="may still be decrypted"):
         for _ in range(vault.plan.measured_outputs):
-            vault.measure([("a",)], zeros)
+            vault.measure([("a",)], [zeros])
     assert min(vault.traffic[phase] for phase in ("keys", "upload", "share", "measure")) > 0
 
 

@@ -87,7 +87,7 @@ class CkksVault:
             security_bits=SECURITY_BITS,
         )
 
-    def select(self, ballot: NormBallot, noise: Counts, largest_noise: int) -> int:
+    def select(self, ballot: NormBallot, noise: Sequence[Counts], largest_noise: int) -> int:
         """The winner's place; the key holder sees all noisy scores, divided by their public weights."""
         if ballot.fraction is not None:
             raise ProtocolError("fraction: CKKS has no square root; score by 'l2_squared' or 'l1_poly'")
@@ -99,7 +99,8 @@ class CkksVault:
         with self._phase("select"):
             places = [self._place[q] for q in ballot.cliques]
             models = dict(zip(places, ballot.expected, strict=True))
-            drowning = dict(zip(places, (noise / weights / self._unit).tolist(), strict=True))
+            (own,) = noise
+            drowning = dict(zip(places, (own / weights / self._unit).tolist(), strict=True))
             groups, rows = self._layout.groups(places), self._layout.rows
             frames = [self._holder.score_noise({c % rows: drowning[c] for c in group}) for group in groups]
             answers = self._server.select(models, self._count("select", frames))
@@ -108,10 +109,11 @@ class CkksVault:
             scores = np.array([noisy[c] for c in places]) * self._unit * weights - ballot.penalties
             return int(np.argmax(scores))
 
-    def measure(self, cliques: Sequence[Clique], noise: Sequence[Counts]) -> list[Counts]:
+    def measure(self, cliques: Sequence[Clique], noise: Sequence[Sequence[Counts]]) -> list[Counts]:
         """Marginal and noise are added under encryption; the key holder decrypts and rounds the sum."""
+        (own,) = noise
         with self._phase("measure"):
-            return [self._measured(self._place[q], part) for q, part in zip(cliques, noise, strict=True)]
+            return [self._measured(self._place[q], part) for q, part in zip(cliques, own, strict=True)]
 
     def _measured(self, candidate: int, noise: Counts) -> Counts:
         frames = self._count("measure", [self._holder.count_noise(candidate, noise)])

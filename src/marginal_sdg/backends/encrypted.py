@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -13,7 +14,7 @@ from marginal_sdg.backends.vault import LARGEST_SQUARE, NormBallot, Vault
 from marginal_sdg.domain import Clique
 from marginal_sdg.errors import ProtocolError
 from marginal_sdg.marginals import Counts, Layout
-from marginal_sdg.privacy.joint import GUMBEL_BITS
+from marginal_sdg.privacy.joint import GUMBEL_BITS, part_variance
 from marginal_sdg.privacy.ledger import Ledger
 from marginal_sdg.release import Measurement, Selection, estimate_total
 from marginal_sdg.schedule import Step
@@ -24,19 +25,24 @@ _SQUARE_BITS = 40  # of the noise's grid: a square is worth little
 
 
 class EncryptedBackend:
-    """One data holder, who encrypts its table and all noise; a server; a key holder.
+    """Data holders, who encrypt their tables and all noise; a server; a key holder.
+
+    One holder makes the noise alone. Of several, each adds a part, and knows it: what the others add is charged, so
+    that a release protects every holder's records from any one other holder as well.
 
     Scores are w_q (||M_q - model_q||_2 - sigma sqrt(n_q)), whose norm changes by at most 1 with a record; or, with
     ``squared``, w_q (||M_q - model_q||_2^2 - sigma^2 n_q) as in the FHAIM paper, whose norm changes by up to
     2 max|M_q - model_q| + 1, here bounded by ``max_records``: the public cap that the holder keeps to.
     """
 
-    def __init__(self, vault: Vault, workload: Workload, *, squared: bool, max_records: int) -> None:
+    def __init__(self, vault: Vault, workload: Workload, *, squared: bool, max_records: int, holders: int = 1) -> None:
         self.costs = replace(AIM_COSTS, initial=len(workload.one_way))
         self._vault = vault
         self._workload = workload
         self._squared = squared
         self._max_records = max_records
+        self._holders = holders
+        self._by = "holder" if holders == 1 else "holders"
 
     @property
     def _sensitivity(self) -> int:
@@ -50,15 +56,16 @@ class EncryptedBackend:
     def select(self, state: PublicState, step: Step, ledger: Ledger) -> Selection:
         """Pick the clique that the model answers worst in the L2 norm."""
         workload = self._workload
+        step = replace(step, variance=self._holders * part_variance(step.variance, self._holders))  # of all parts
         places = self._scored(state)
         layout = workload.layout(places)
         noise = ledger.gumbel_parts(
             len(places),
             step.epsilon2,
             sensitivity=self._sensitivity,
-            servers=1,
+            servers=self._holders,
             bits=_SQUARE_BITS if self._squared else GUMBEL_BITS,
-            by="holder",
+            by=self._by,
             what=f"round {step.index + 1}: select a clique",
         )
         expected = _expected(state, layout)
@@ -73,7 +80,7 @@ class EncryptedBackend:
             penalties=np.rint(importance * noise.unit * penalty).astype(np.int64),
             fraction=fraction,
         )
-        return Selection({layout.cliques[self._vault.select(ballot, noise.parts[0], noise.limit)]: (0,)})
+        return Selection({layout.cliques[self._vault.select(ballot, noise.parts, noise.bound)]: (0,)})
 
     def _scored(self, state: PublicState) -> Places:
         """Affordable candidates whose squared distance fits into a plaintext, whatever the records are.
@@ -100,10 +107,13 @@ class EncryptedBackend:
     def _measure(self, cliques: Sequence[Clique], step: Step, ledger: Ledger, what: str) -> list[Measurement]:
         cells = [self._workload.domain.size(clique) for clique in cliques]
         per_record = max(len(cliques), 1)
-        noise = ledger.gaussian_parts(cells, step.variance, servers=1, per_record=per_record, by="holder", what=what)
+        noise = ledger.gaussian_parts(
+            cells, step.variance, servers=self._holders, per_record=per_record, by=self._by, what=what
+        )
+        sigma = math.sqrt(noise.variance)
         return [
-            Measurement(clique, counts, step.sigma)
-            for clique, counts in zip(cliques, self._vault.measure(cliques, noise.parts[0]), strict=True)
+            Measurement(clique, counts, sigma)
+            for clique, counts in zip(cliques, self._vault.measure(cliques, noise.parts), strict=True)
         ]
 
 

@@ -1,25 +1,23 @@
-"""FHAIM's three roles at work on one encrypted table: data holder, server, key holder; here in one process."""
+"""FHAIM's data holders at work with a server and a key holder, which are in this process or in others."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 
 import numpy as np
 
 from marginal_sdg.backends.vault import EncryptionCosts, NormBallot
 from marginal_sdg.crypto.circuit import NoisyArgmax
 from marginal_sdg.crypto.fhe.holder import DataHolder
-from marginal_sdg.crypto.fhe.keyholder import KeyHolder
-from marginal_sdg.crypto.fhe.keys import WholeKey
+from marginal_sdg.crypto.fhe.parties import KeyParty, Party, Question, ServerParty, Step, Terms, integers
 from marginal_sdg.crypto.fhe.plan import Plan, choose_layout
 from marginal_sdg.crypto.fhe.profile import SECURITY_BITS, choose_profile
-from marginal_sdg.crypto.fhe.server import Server
-from marginal_sdg.crypto.fhe.shares import local_scores
-from marginal_sdg.crypto.garbled import Evaluator, Garbler, connect, noisy_argmax
+from marginal_sdg.crypto.fhe.threshold import Partner
 from marginal_sdg.crypto.prg import Stream
-from marginal_sdg.domain import Clique, Domain
+from marginal_sdg.domain import Clique
 from marginal_sdg.encoding import Table
 from marginal_sdg.errors import ConfigError
 from marginal_sdg.marginals import Counts, contingency
@@ -29,25 +27,33 @@ PHASES = ("keys", "upload", "compute", "share", "select", "measure")
 
 
 class SealedVault:
-    """A ``Vault`` under BGV. ``upload``: "records" (the encrypted table) or "marginals" (encrypted counts).
+    """A ``Vault`` under BGV. ``upload``: "records" (the encrypted tables) or "marginals" (encrypted counts).
 
     The server computes all marginals under encryption; then server and key holder get additive halves of them, once.
     Squared distances to public counts are local arithmetic on halves, a garbled circuit turns them into scores and
-    gives the winner's place. Measurements are decrypted sums of a marginal and the data holder's noise.
+    gives the winner's place. Measurements are decrypted sums of a marginal and the data holders' noise.
 
+    ``tables``: one for each data holder, of the workload's whole domain where rows are split between holders, of parts
+    of it where columns are. ``max_records``: public cap on all records; holders of rows may have equal parts of it.
     ``measurements``: how many marginals will be measured at most; the key holder refuses to decrypt more.
-    ``seconds``: CPU seconds of all roles together, and ``traffic``: bytes sent, by phase.
+    ``threshold``: the first holder keeps a half of the secret key. ``parties``: server and key holder, made here by
+    default.
+
+    ``seconds``: CPU seconds of this process, and ``traffic``: bytes of messages, by phase; what the holders pass on
+    between server and key holder counts once.
     """
 
     def __init__(
         self,
-        table: Table,
+        tables: Sequence[Table],
         workload: Workload,
         keys: Callable[[], bytes],
         *,
         max_records: int,
         measurements: int,
         upload: str,
+        threshold: bool = False,
+        parties: tuple[Party, Party] | None = None,
     ) -> None:
         self.seconds = dict.fromkeys(PHASES, 0.0)
         self.traffic: dict[str, float] = dict.fromkeys(PHASES, 0.0)
@@ -61,35 +67,51 @@ class SealedVault:
         self._place = {clique: place for place, clique in enumerate(workload.closure)}
         self._max_records = max_records
         self._keys = keys
+        self._by_rows = all(table.domain == domain for table in tables)
+        self._server, self._keyholder = parties or (ServerParty(keys), KeyParty(keys))
         self.plan = Plan.of(self._layout, counts=counted)
         with self._phase("keys"):
-            self._keyholder = KeyHolder(WholeKey(self._layout), self.plan.decryptions(0, measurements, shared=True))
-            public, evaluation = self._keyholder.public_key, self._keyholder.evaluation_keys
-            self.traffic["keys"] = len(public) + len(evaluation)
-            self._evaluation_key_bytes = len(evaluation)
-            self._server = Server(self._layout, public, evaluation, keys())
-            self._holder = DataHolder(self._layout, public, max_records)
-            self._garbler, self._evaluator = Garbler(keys), Evaluator(keys)
-            self.traffic["keys"] += sum(connect(self._garbler, self._evaluator).values())
+            self._open(len(tables), self.plan.decryptions(0, measurements, shared=True), threshold=threshold)
         with self._phase("upload"):
-            frames = self._uploaded(table, domain, workload.closure, counted=counted)
-            self._server.receive(self._metered(frames))
+            for question in self._uploads(tables, workload, counted=counted):
+                self._server.ask(Step.UPLOAD, self._metered(question))
         with self._phase("compute"):
-            self._server.compute()
+            self._server.ask(Step.COMPUTE, [])
         with self._phase("share"):
-            self._share()
+            padded = self._told("share", self._server.ask(Step.SHARE, []))
+            encrypted = self._told("share", self._keyholder.ask(Step.SHARE, padded))
+            products = self._told("share", self._server.ask(Step.CROSS, encrypted))
+            self._keyholder.ask(Step.CROSS, products)
 
-    def _uploaded(self, table: Table, domain: Domain, cliques: Sequence[Clique], *, counted: bool) -> Iterator[bytes]:
+    def _open(self, holders: int, decryptions: int, *, threshold: bool) -> None:
+        """Keys, and a session of garbled circuits."""
+        terms = Terms(self._layout, decryptions, threshold).pack()
+        if threshold:
+            self._keyholder.partner = Partner(self._layout, decryptions)
+        public, evaluation = self._told("keys", self._keyholder.ask(Step.OPEN, [terms]))
+        self._evaluation_key_bytes = len(evaluation)
+        self._server.ask(Step.OPEN, [terms, public, evaluation])
+        cap = self._max_records // holders if self._by_rows else self._max_records
+        self._holders = [DataHolder(self._layout, public, cap) for _ in range(holders)]
+        hello = self._told("keys", self._keyholder.ask(Step.HELLO, []))
+        reply = self._told("keys", self._server.ask(Step.HELLO, hello))
+        self._keyholder.ask(Step.HELLO, reply)
+
+    def _uploads(self, tables: Sequence[Table], workload: Workload, *, counted: bool) -> Iterator[Iterator[bytes]]:
+        """Every upload, or all uploads of columns together, a block of rows of each in turn."""
         if counted:
-            return self._holder.upload_counts([contingency(table, clique) for clique in cliques])
-        return self._holder.upload_records(table.codes.astype(np.int64))
-
-    def _share(self) -> None:
-        """Halves of all marginals and of their squared norms, at server and key holder."""
-        messages, self._server_halves = self._server.share()
-        self._keyholder_halves = self._keyholder.share(self._count("share", messages))
-        crossed = self._server.cross(self._count("share", self._keyholder.cross()))
-        self._keyholder_norms = self._keyholder.cross_norms(self._count("share", crossed))
+            for holder, table in zip(self._holders, tables, strict=True):
+                yield _together([(holder.upload_counts([contingency(table, q) for q in workload.closure]), 0)])
+            return
+        streams = []
+        for holder, table in zip(self._holders, tables, strict=True):
+            held = [workload.domain.index(name) for name in table.domain]
+            frames = holder.upload_records(table.codes.astype(np.int64), held)
+            streams.append((frames, len(self._layout.polynomials(held))))
+        if self._by_rows:
+            yield from (_together([stream]) for stream in streams)
+        else:
+            yield _together(streams)
 
     def costs(self) -> EncryptionCosts:
         """What the upload and the marginals took."""
@@ -105,13 +127,10 @@ class SealedVault:
             security_bits=SECURITY_BITS,
         )
 
-    def select(self, ballot: NormBallot, noise: Counts, largest_noise: int) -> int:
+    def select(self, ballot: NormBallot, noise: Sequence[Counts], largest_noise: int) -> int:
         """Only the place of the winner comes out."""
         with self._phase("select"):
-            models = {self._place[q]: w for q, w in zip(ballot.cliques, ballot.expected, strict=True)}
-            server = local_scores(self._layout, self._server.norm_halves, self._server_halves, models, constant=True)
-            holder = local_scores(self._layout, self._keyholder_norms, self._keyholder_halves, models, constant=False)
-            question = NoisyArgmax(
+            task = NoisyArgmax(
                 modulus=self._layout.profile.plaintext,
                 low=0,
                 high=ballot.largest_square(self._max_records) + 1,
@@ -120,32 +139,41 @@ class SealedVault:
                 noise_bound=largest_noise,
                 fraction=ballot.fraction,
             )
-            mask = Stream(self._keys()).draw(len(noise))  # the data holder's, who sends the halves
-            halves = noise.view(np.uint64) - mask, mask
-            winner, sizes = noisy_argmax(question, self._garbler, self._evaluator, (server, holder), halves)
-            self.traffic["select"] += sum(sizes.values()) + 16 * len(noise)
-            return winner
+            models = {self._place[q]: w for q, w in zip(ballot.cliques, ballot.expected, strict=True)}
+            question = Question(models, task).pack()
+            masks = [Stream(self._keys()).draw(len(part)) for part in noise]  # each by its data holder
+            masked = [part.view(np.uint64) - mask for part, mask in zip(noise, masks, strict=True)]
+            first, second = ([share.tobytes() for share in shares] for shares in (masks, masked))
+            self._told("select", [*question, *question, *first, *second])
+            request = self._told("select", self._keyholder.ask(Step.CHOOSE, [*question, *first]))
+            garbled = self._told("select", self._server.ask(Step.CHOOSE, [*question, *request, *second]))
+            labels = self._told("select", self._keyholder.ask(Step.REVEAL, garbled))
+            (index,) = self._told("select", self._server.ask(Step.REVEAL, labels))
+            return int.from_bytes(index, "little")
 
-    def measure(self, cliques: Sequence[Clique], noise: Sequence[Counts]) -> list[Counts]:
+    def measure(self, cliques: Sequence[Clique], noise: Sequence[Sequence[Counts]]) -> list[Counts]:
         """Marginal and noise are added under encryption; the key holder decrypts the sum."""
         with self._phase("measure"):
-            return [self._measured(self._place[q], part) for q, part in zip(cliques, noise, strict=True)]
+            return [self._measured(self._place[q], parts) for q, *parts in zip(cliques, *noise, strict=True)]
 
-    def _measured(self, candidate: int, noise: Counts) -> Counts:
+    def _measured(self, candidate: int, noise: Sequence[Counts]) -> Counts:
         frames = []
-        for number in self._layout.parts_of[candidate]:
-            part = self._layout.parts[number]
-            values = np.zeros(self._layout.profile.ring, dtype=np.int64)  # what is no cell, the server drowns
-            values[part.places] = noise[part.cells]
-            frames.append(self._holder.encrypt_noise(values))
-        sums = self._server.measure(candidate, self._count("measure", frames))
-        return self._keyholder.measurement(candidate, self._count("measure", sums))
+        for holder, own in zip(self._holders, noise, strict=True):
+            for number in self._layout.parts_of[candidate]:
+                part = self._layout.parts[number]
+                values = np.zeros(self._layout.profile.ring, dtype=np.int64)  # what is no cell, the server drowns
+                values[part.places] = own[part.cells]
+                frames.append(holder.encrypt_noise(values))
+        named = candidate.to_bytes(4, "little")
+        sums = self._server.ask(Step.MEASURE, [named, *self._told("measure", frames)])
+        (counts,) = self._told("measure", self._keyholder.ask(Step.MEASURE, [named, *self._told("measure", sums)]))
+        return integers(counts, self._layout.size(candidate))
 
-    def _count(self, phase: str, messages: Sequence[bytes]) -> Sequence[bytes]:
+    def _told(self, phase: str, messages: list[bytes]) -> list[bytes]:
         self.traffic[phase] += sum(map(len, messages))
         return messages
 
-    def _metered(self, messages: Iterator[bytes]) -> Iterator[bytes]:
+    def _metered(self, messages: Iterable[bytes]) -> Iterator[bytes]:
         """The data holder's upload, and what it takes."""
         start = time.process_time()
         for message in messages:
@@ -161,3 +189,15 @@ class SealedVault:
             yield
         finally:
             self.seconds[name] += time.process_time() - start
+
+
+def _together(uploads: Sequence[tuple[Iterator[bytes], int]]) -> Iterator[bytes]:
+    """The question of a server's ``UPLOAD``: openings first, then so many frames of every upload in turn."""
+    yield len(uploads).to_bytes(4, "little")
+    for frames, _ in uploads:
+        yield next(frames)
+    if len(uploads) == 1:
+        yield from uploads[0][0]
+        return
+    while turn := [frame for frames, count in uploads for frame in islice(frames, count)]:
+        yield from turn

@@ -63,7 +63,9 @@ class EncryptionCosts:
 
 
 class Vault(Protocol):
-    """The answers of one table that server and key holder cannot read. Noise is paid for before a vault sees it.
+    """The answers of one table that server and key holder cannot read.
+
+    Noise is paid for before a vault sees it, and comes in one part from every data holder.
 
     ``traffic``: bytes sent, by phase; empty where nothing is.
     """
@@ -74,12 +76,15 @@ class Vault(Protocol):
         """What the encryption took; None in the clear."""
         ...
 
-    def select(self, ballot: NormBallot, noise: Counts, largest_noise: int) -> int:
-        """The winner's place in the ballot; ties go to the first. ``noise``: (Q,), none larger than that."""
+    def select(self, ballot: NormBallot, noise: Sequence[Counts], largest_noise: int) -> int:
+        """The winner's place in the ballot; ties go to the first. ``noise``: (Q,) of every data holder.
+
+        No sum of all holders' noise is larger than ``largest_noise``.
+        """
         ...
 
-    def measure(self, cliques: Sequence[Clique], noise: Sequence[Counts]) -> list[Counts]:
-        """Noisy marginals; (cells,) noise for every clique."""
+    def measure(self, cliques: Sequence[Clique], noise: Sequence[Sequence[Counts]]) -> list[Counts]:
+        """Noisy marginals. ``noise``: of every data holder, (cells,) for every clique."""
         ...
 
 
@@ -93,14 +98,14 @@ class ClearVault:
     def costs(self) -> None:
         """Nothing is encrypted."""
 
-    def select(self, ballot: NormBallot, noise: Counts, largest_noise: int) -> int:
+    def select(self, ballot: NormBallot, noise: Sequence[Counts], largest_noise: int) -> int:
         """Scores in exact integers."""
         squares = []
         for clique, expected in zip(ballot.cliques, ballot.expected, strict=True):
             difference = contingency(self._table, clique) - expected
             squares.append(int(difference @ difference))
-        return int(np.argmax(ballot.score(squares) + noise))
+        return int(np.argmax(ballot.score(squares) + sum(noise)))
 
-    def measure(self, cliques: Sequence[Clique], noise: Sequence[Counts]) -> list[Counts]:
+    def measure(self, cliques: Sequence[Clique], noise: Sequence[Sequence[Counts]]) -> list[Counts]:
         """Exact counts plus noise."""
-        return [contingency(self._table, clique) + part for clique, part in zip(cliques, noise, strict=True)]
+        return [contingency(self._table, clique) + sum(parts) for clique, *parts in zip(cliques, *noise, strict=True)]

@@ -69,6 +69,22 @@ class FirstHalf:
         return self._context.MultipartyDecryptFusion([ours, theirs])
 
 
+class Partner:
+    """The second half as a function of bytes: joins at the first message, helps to decrypt at all others."""
+
+    def __init__(self, layout: Layout, decryptions: int) -> None:
+        self._layout = layout
+        self._decryptions = decryptions
+        self._half: SecondHalf | None = None
+
+    def __call__(self, message: bytes) -> bytes:
+        """The answer to the first half's message."""
+        if self._half is not None:
+            return self._half.partial(message)
+        self._half = SecondHalf(self._layout, message, self._decryptions)
+        return self._half.reply
+
+
 class SecondHalf:
     """The other half, best with a data holder. ``decryptions``: how many it takes part in."""
 

@@ -1,0 +1,303 @@
+"""Server and key holder as parties that answer questions in bytes: in this process, or behind a connection.
+
+Who asks is a data holder: it passes on what the two have for each other, ciphertexts and garbled labels that it cannot
+read, and so needs no third connection. Nothing else than byte strings goes in or out.
+
+=================  ======================================================  ==========================================
+step               question                                                answer
+=================  ======================================================  ==========================================
+key holder OPEN    terms                                                   public key, evaluation keys
+server     OPEN    terms, public key, evaluation keys                      none
+key holder HELLO   none; then the server's reply                           hello of the garbled circuits; none
+server     HELLO   the key holder's hello                                  reply
+server     UPLOAD  how many uploads go together, their frames in turn      none
+server     COMPUTE none                                                    none: all marginals under encryption
+server     SHARE   none                                                    padded marginals
+key holder SHARE   padded marginals                                        its halves, encrypted
+server     CROSS   these                                                   padded products
+key holder CROSS   padded products                                         none
+key holder CHOOSE  question, a share of every holder's noise               request of labels
+server     CHOOSE  question, model, request, the other shares of noise     garbled circuit
+key holder REVEAL  garbled circuit                                         labels of the index
+server     REVEAL  labels of the index                                     the index
+server     MEASURE number of the candidate, encrypted noise                encrypted sums
+key holder MEASURE number of the candidate, encrypted sums                 noisy counts
+=================  ======================================================  ==========================================
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from enum import IntEnum
+from typing import Protocol
+
+import numpy as np
+
+from marginal_sdg.crypto.circuit import NoisyArgmax
+from marginal_sdg.crypto.fhe.keyholder import KeyHolder
+from marginal_sdg.crypto.fhe.keys import Secret, WholeKey
+from marginal_sdg.crypto.fhe.layout import Ints, Layout
+from marginal_sdg.crypto.fhe.profile import choose_profile
+from marginal_sdg.crypto.fhe.server import Server
+from marginal_sdg.crypto.fhe.shares import local_scores
+from marginal_sdg.crypto.fhe.threshold import FirstHalf
+from marginal_sdg.crypto.garbled import Evaluator, Garbler
+from marginal_sdg.crypto.prg import Words
+from marginal_sdg.errors import ProtocolError
+
+SERVER, KEY_HOLDER = "server", "key holder"
+Answer = Callable[[Iterator[bytes]], list[bytes]]
+
+
+class Step(IntEnum):
+    """What is asked."""
+
+    OPEN = 1
+    HELLO = 2
+    UPLOAD = 3
+    COMPUTE = 4
+    SHARE = 5
+    CROSS = 6
+    CHOOSE = 7
+    REVEAL = 8
+    MEASURE = 9
+
+
+class Party(Protocol):
+    """Answers questions in the order of the table above; ``ProtocolError`` for anything else.
+
+    ``partner`` answers where a key holder that has half a key asks back for the other half's help.
+    """
+
+    partner: Callable[[bytes], bytes] | None
+
+    def ask(self, step: int, chunks: Iterable[bytes]) -> list[bytes]:
+        """The answer to one question."""
+        ...
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What all roles agree on in public. ``decryptions``: ciphertexts that may be decrypted in the whole run."""
+
+    layout: Layout
+    decryptions: int
+    threshold: bool
+
+    def pack(self) -> bytes:
+        """As bytes. The profile follows from the cap on records."""
+        layout = self.layout
+        fields = {
+            "records": layout.profile.records,
+            "shape": layout.shape,
+            "cliques": layout.cliques,
+            "width": layout.width,
+            "decryptions": self.decryptions,
+            "threshold": self.threshold,
+        }
+        return json.dumps(fields).encode()
+
+    @classmethod
+    def unpack(cls, message: bytes) -> Terms:
+        """From bytes; ``ProtocolError`` where they name no layout."""
+        try:
+            fields = json.loads(message)
+            cliques = tuple(tuple(map(int, clique)) for clique in fields["cliques"])
+            shape = tuple(map(int, fields["shape"]))
+            profile, width = choose_profile(int(fields["records"])), int(fields["width"])
+            layout = Layout(profile, shape, cliques, width, dense=True)
+            return cls(layout, int(fields["decryptions"]), bool(fields["threshold"]))
+        except (ValueError, KeyError, TypeError):
+            raise ProtocolError("terms: the message names no layout and number of decryptions") from None
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is public about a selection: the candidates' numbers and expected counts (cells,), and what is asked."""
+
+    models: dict[int, Ints]
+    task: NoisyArgmax
+
+    def pack(self) -> tuple[bytes, bytes]:
+        """The question without counts, and the counts."""
+        fields = {"candidates": list(self.models), **asdict(self.task)}
+        return json.dumps(fields).encode(), np.concatenate(list(self.models.values())).tobytes()
+
+    @classmethod
+    def unpack(cls, message: bytes, counts: bytes, layout: Layout) -> Question:
+        """From bytes; ``ProtocolError`` where they do not fit the layout."""
+        try:
+            fields = json.loads(message)
+            candidates = [int(number) for number in fields.pop("candidates")]
+            task = NoisyArgmax(**fields)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise ProtocolError("choose: the message does not name candidates, bounds and weights") from None
+        sizes = [layout.size(candidate) for candidate in candidates]
+        cells = integers(counts, sum(sizes))
+        if len(set(candidates)) != task.candidates or task.modulus != layout.profile.plaintext:
+            raise ProtocolError("choose: the question is for another number of candidates, or another modulus")
+        parts = np.split(cells, np.cumsum(sizes)[:-1])
+        return cls(dict(zip(candidates, parts, strict=True)), task)
+
+
+def integers(message: bytes, count: int) -> Ints:
+    """(count,) int64 from bytes; ``ProtocolError`` where they are not so many."""
+    if len(message) != 8 * count:
+        raise ProtocolError(f"integers: needs {8 * count} bytes, got {len(message)}")
+    return np.frombuffer(message, dtype=np.int64)
+
+
+class ServerParty:
+    """The server: holds ciphertexts, its halves of marginals, and the garbler's secrets."""
+
+    def __init__(self, keys: Callable[[], bytes]) -> None:
+        self.partner: Callable[[bytes], bytes] | None = None  # asks nobody
+        self._keys = keys
+        self._steps: dict[int, Answer] = {Step.OPEN: self._open}
+
+    def ask(self, step: int, chunks: Iterable[bytes]) -> list[bytes]:
+        """The answer to one question."""
+        return _known(self._steps, step)(iter(chunks))
+
+    def _open(self, chunks: Iterator[bytes]) -> list[bytes]:
+        terms, public_key, evaluation_keys = _exactly(3, chunks)
+        layout = Terms.unpack(terms).layout
+        server = Server(layout, public_key, evaluation_keys, self._keys())
+        garbler = Garbler(self._keys)
+        halves: list[Ints] = []
+
+        def upload(chunks: Iterator[bytes]) -> list[bytes]:
+            together = int.from_bytes(next(chunks, b""), "little")
+            if not 1 <= together <= len(layout.shape):
+                raise ProtocolError(f"upload: {together} uploads cannot share {len(layout.shape)} attributes")
+            server.receive(*[chunks] * together)  # they come in the order in which the server takes them
+            return []
+
+        def compute(chunks: Iterator[bytes]) -> list[bytes]:
+            _exactly(0, chunks)
+            server.compute()
+            return []
+
+        def share(chunks: Iterator[bytes]) -> list[bytes]:
+            _exactly(0, chunks)
+            messages, halves[:] = server.share()
+            return messages
+
+        def choose(chunks: Iterator[bytes]) -> list[bytes]:
+            question, counts, request, *noise = _at_least(4, chunks)
+            asked = Question.unpack(question, counts, layout)
+            scores = local_scores(layout, server.norm_halves, halves, asked.models, constant=True)
+            return [garbler.garble(asked.task, scores, _total(noise, asked.task), request)]
+
+        def measure(chunks: Iterator[bytes]) -> list[bytes]:
+            candidate, *noise = _at_least(2, chunks)
+            return server.measure(int.from_bytes(candidate, "little"), noise)
+
+        self._steps = {
+            Step.HELLO: lambda chunks: [garbler.accept(*_exactly(1, chunks))],
+            Step.UPLOAD: upload,
+            Step.COMPUTE: compute,
+            Step.SHARE: share,
+            Step.CROSS: lambda chunks: server.cross(list(chunks)),
+            Step.CHOOSE: choose,
+            Step.REVEAL: lambda chunks: [garbler.decode(*_exactly(1, chunks)).to_bytes(4, "little")],
+            Step.MEASURE: measure,
+        }
+        return []
+
+
+class KeyParty:
+    """The key holder: holds the secret key or a half of it, its halves of marginals, and the evaluator's secrets."""
+
+    def __init__(self, keys: Callable[[], bytes]) -> None:
+        self.partner: Callable[[bytes], bytes] | None = None
+        self._keys = keys
+        self._steps: dict[int, Answer] = {Step.OPEN: self._open}
+
+    def ask(self, step: int, chunks: Iterable[bytes]) -> list[bytes]:
+        """The answer to one question."""
+        return _known(self._steps, step)(iter(chunks))
+
+    def _open(self, chunks: Iterator[bytes]) -> list[bytes]:
+        terms = Terms.unpack(*_exactly(1, chunks))
+        layout = terms.layout
+        keyholder = KeyHolder(self._secret(terms), terms.decryptions)
+        evaluator = Evaluator(self._keys)
+        halves: list[Ints] = []
+        norms: list[Ints] = []
+
+        def hello(chunks: Iterator[bytes]) -> list[bytes]:
+            reply = next(chunks, None)
+            if reply is None:
+                return [evaluator.hello()]
+            evaluator.finish(reply)
+            return []
+
+        def share(chunks: Iterator[bytes]) -> list[bytes]:
+            halves[:] = keyholder.share(list(chunks))
+            return keyholder.cross()
+
+        def cross(chunks: Iterator[bytes]) -> list[bytes]:
+            norms[:] = [keyholder.cross_norms(list(chunks))]
+            return []
+
+        def choose(chunks: Iterator[bytes]) -> list[bytes]:
+            question, counts, *noise = _at_least(3, chunks)
+            if not norms:
+                raise ProtocolError("choose: the marginals have not been shared")
+            asked = Question.unpack(question, counts, layout)
+            scores = local_scores(layout, norms[0], halves, asked.models, constant=False)
+            return [evaluator.request(asked.task, scores, _total(noise, asked.task))]
+
+        def measure(chunks: Iterator[bytes]) -> list[bytes]:
+            candidate, *sums = _at_least(2, chunks)
+            return [keyholder.measurement(int.from_bytes(candidate, "little"), sums).tobytes()]
+
+        self._steps = {
+            Step.HELLO: hello,
+            Step.SHARE: share,
+            Step.CROSS: cross,
+            Step.CHOOSE: choose,
+            Step.REVEAL: lambda chunks: [evaluator.evaluate(*_exactly(1, chunks))],
+            Step.MEASURE: measure,
+        }
+        return [keyholder.public_key, keyholder.evaluation_keys]
+
+    def _secret(self, terms: Terms) -> Secret:
+        if not terms.threshold:
+            return WholeKey(terms.layout)
+        if self.partner is None:
+            raise ProtocolError("open: half a key needs a partner with the other half")
+        half = FirstHalf(terms.layout, self.partner)
+        half.complete(self.partner(half.invitation))
+        return half
+
+
+def _known(steps: dict[int, Answer], step: int) -> Answer:
+    if step not in steps:
+        raise ProtocolError(f"step {step}: not now; a session is opened once, and this role may not have that step")
+    return steps[step]
+
+
+def _exactly(count: int, chunks: Iterable[bytes]) -> list[bytes]:
+    found = list(chunks)
+    if len(found) != count:
+        raise ProtocolError(f"a question of {len(found)} byte strings came where one of {count} is needed")
+    return found
+
+
+def _at_least(count: int, chunks: Iterable[bytes]) -> list[bytes]:
+    found = list(chunks)
+    if len(found) < count:
+        raise ProtocolError(f"a question of {len(found)} byte strings came where at least {count} are needed")
+    return found
+
+
+def _total(noise: list[bytes], task: NoisyArgmax) -> Words:
+    """(candidates,) the sum mod 2^64 of shares of all holders' noise."""
+    total = np.zeros(task.candidates, dtype=np.uint64)
+    for share in noise:
+        total += integers(share, task.candidates).view(np.uint64)
+    return total

@@ -1,0 +1,147 @@
+"""FHAIM as an estimator: tables that stay encrypted, of one or several data holders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from marginal_sdg.backends.encrypted import EncryptedBackend
+from marginal_sdg.backends.holders import Records, joined, split_columns, split_rows
+from marginal_sdg.backends.plaintext import AIM_COSTS
+from marginal_sdg.backends.vault import LARGEST_COUNT, ClearVault, Vault
+from marginal_sdg.encoding import Table
+from marginal_sdg.errors import ConfigError, DataError
+from marginal_sdg.privacy.ledger import Ledger
+from marginal_sdg.schedule import plan_schedule
+from marginal_sdg.synthesizers import Synthesizer
+from marginal_sdg.workload import Workload
+
+
+@dataclass(eq=False)
+class FHAIM(Synthesizer):
+    """FHAIM: AIM over tables that stay encrypted from their data holders to the releases (2026).
+
+    Counts 1- and 2-way marginals, so an integer ``workload`` draws 2-way ones. Takes every parameter of :class:`AIM`
+    (``calibration`` must be "sound"), and
+
+    Parameters
+    ----------
+    max_records : int
+        Public cap on the number of records; a larger table is refused by its holder. Where rows are split between c
+        holders, each may have a c-th of it.
+    score : "l2" or "l2_squared"
+        Candidates are ranked by the L2 norm of the model's error, or by its square as in the paper, which needs far
+        more noise.
+    engine : "ideal", "bgv" or "ckks"
+        Compute in the clear what the roles would, or run them on ciphertexts (needs the extra ``fhe``): exactly,
+        the same results; or as in the paper, on CKKS with "l2_squared", where the key holder sees all noisy scores.
+    upload : "records" or "marginals"
+        What a data holder encrypts: its table, for any workload later, or its marginals, which is far cheaper.
+    split : "rows" or "columns"
+        What several data holders have: different records; or different columns of the same records in the same order.
+        Each adds a part of the noise: the ledger charges what the others add, so no single holder can tell more about
+        the others' data, at up to twice the variance. Holders that collude are not covered.
+    threshold : bool
+        With "bgv": the secret key is in two halves, at the key holder and at the first data holder. Then server and
+        key holder together cannot decrypt a table; what they can still add up are its marginals.
+    server, keyholder : str, optional
+        With "bgv": addresses, "host:port", of ``python -m marginal_sdg.roles``; this process is the data holder's.
+        Both roles run in this process by default.
+    timeout : float
+        Seconds to wait for an answer of theirs.
+    """
+
+    _ways = 2
+
+    max_records: int = field(default=50_000, kw_only=True)
+    score: str = field(default="l2", kw_only=True)
+    engine: str = field(default="ideal", kw_only=True)
+    upload: str = field(default="records", kw_only=True)
+    split: str = field(default="rows", kw_only=True)
+    threshold: bool = field(default=False, kw_only=True)
+    server: str | None = field(default=None, kw_only=True)
+    keyholder: str | None = field(default=None, kw_only=True)
+    timeout: float = field(default=600.0, kw_only=True)
+
+    def fit(self, table: Records | Sequence[Records], *, ledger: Ledger | None = None) -> FHAIM:
+        """Spend the budget on ``table``, or on one table for each data holder.
+
+        Raises before anything is spent where a table or a parameter is wrong, or where a role cannot be reached.
+        ``ledger``: a ledger that several fits on the same records share; it must be able to pay this one's budget.
+        """
+        budget, workload = self._checked()
+        given: list[Any] = list(table) if isinstance(table, list | tuple) else [table]
+        self._check_roles(len(given))
+        plan_schedule(self.rounds, AIM_COSTS, budget.rho, self.gaussian_share, 1)
+        split = split_rows if self.split == "rows" else split_columns
+        tables = split(given, self.domain, self.max_records)
+        noise, _ = self._sources()
+        account = Ledger(budget, noise, group=self.records_per_person, parent=ledger)
+        if self.engine == "ckks":
+            account.warn("paper's protocol: the key holder sees every noisy score; only the winner's place is paid for")
+        with ExitStack() as connections:
+            vault = self._vault(tables, workload, connections)
+            squared = self.score == "l2_squared"
+            backend = EncryptedBackend(
+                vault, workload, squared=squared, max_records=self.max_records, holders=len(tables)
+            )
+            self._run(backend, workload, account, start_rounds=16 * len(self.domain))
+        self.communication_ = vault.traffic
+        self.encryption_ = vault.costs()
+        return self
+
+    def _check_roles(self, holders: int) -> None:
+        """Find what does not fit together before any data is touched."""
+        self._check_choice("score", "l2", "l2_squared")
+        self._check_choice("engine", "ideal", "bgv", "ckks")
+        self._check_choice("upload", "records", "marginals")
+        self._check_choice("split", "rows", "columns")
+        if self.engine == "ckks" and (self.score, self.upload, holders) != ("l2_squared", "records", 1):
+            raise ConfigError(
+                "engine: 'ckks' needs score='l2_squared', upload='records' and one data holder; or take 'bgv'"
+            )
+        if self.split == "columns" and self.upload == "marginals":
+            raise ConfigError("upload: no holder of some columns has the marginals; split='columns' needs 'records'")
+        if (self.server is None) != (self.keyholder is None):
+            raise ConfigError("server: needs the key holder's address as well; give both or none")
+        if self.engine != "bgv" and (self.threshold or self.server is not None):
+            raise ConfigError(f"engine: {self.engine!r} has no such roles; threshold, server and keyholder need 'bgv'")
+        if not self.timeout > 0:
+            raise ConfigError(f"timeout: must be a positive number of seconds, got {self.timeout}")
+        self._check_positive("max_records")
+        if not self._sound:
+            raise ConfigError("calibration: FHAIM has only 'sound'; drop the parameter")
+        if self.max_records > LARGEST_COUNT:
+            raise ConfigError(f"max_records: {self.max_records:,} records need scores beyond 2^32; at most 50,000")
+        if holders < 1:
+            raise DataError("fit: needs a table, or a non-empty list with one table for each data holder")
+
+    def _vault(self, tables: list[Table], workload: Workload, connections: ExitStack) -> Vault:
+        if self.engine == "ideal":
+            return ClearVault(joined(tables, self.domain))
+        measurements = len(workload.one_way) + self._planned_rounds
+        limits: dict[str, Any] = {"max_records": self.max_records, "measurements": measurements}
+        if self.engine == "ckks":
+            from marginal_sdg.backends.ckks_vault import CkksVault
+
+            return CkksVault(tables[0], workload, self._keys.key, **limits)
+        from marginal_sdg.backends.sealed import SealedVault
+        from marginal_sdg.crypto.channel import Channel
+        from marginal_sdg.crypto.fhe.parties import KEY_HOLDER, SERVER, Party
+
+        parties: tuple[Party, Party] | None = None
+        if self.server is not None and self.keyholder is not None:
+            server = connections.enter_context(Channel.connect(self.server, SERVER, self.timeout))
+            keyholder = connections.enter_context(Channel.connect(self.keyholder, KEY_HOLDER, self.timeout))
+            parties = server, keyholder
+        return SealedVault(
+            tables,
+            workload,
+            self._keys.key,
+            upload=self.upload,
+            threshold=self.threshold,
+            parties=parties,
+            **limits,
+        )
