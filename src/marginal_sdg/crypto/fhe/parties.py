@@ -109,7 +109,7 @@ class Terms:
             profile, width = choose_profile(int(fields["records"])), int(fields["width"])
             layout = Layout(profile, shape, cliques, width, dense=True)
             return cls(layout, int(fields["decryptions"]), bool(fields["threshold"]))
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError):
             raise ProtocolError("terms: the message names no layout and number of decryptions") from None
 
 
@@ -132,7 +132,7 @@ class Question:
             fields = json.loads(message)
             candidates = [int(number) for number in fields.pop("candidates")]
             task = NoisyArgmax(**fields)
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
             raise ProtocolError("choose: the message does not name candidates, bounds and weights") from None
         sizes = [layout.size(candidate) for candidate in candidates]
         cells = integers(counts, sum(sizes))
