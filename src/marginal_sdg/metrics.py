@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from marginal_sdg.encoding import Table
 from marginal_sdg.errors import DataError
-from marginal_sdg.graphical.model import GraphicalModel
 from marginal_sdg.marginals import Answers, Layout, contingency
 from marginal_sdg.workload import Workload
 
@@ -28,10 +28,35 @@ def workload_error(real: Table, synthetic: Table, workload: Workload) -> float:
     return float(np.mean(distances))
 
 
-def nll(model: GraphicalModel, table: Table) -> float:
+class Likelihood(Protocol):
+    """A model that gives records a mass."""
+
+    def log_likelihood(self, table: Table) -> npt.NDArray[np.float64]:
+        """Natural logarithm of the mass of every record: (n,)."""
+
+
+def nll(model: Likelihood, table: Table) -> float:
     """Mean negative log-likelihood of the table's records under the model, nats a record."""
     _not_empty("nll", table)
     return -float(model.log_likelihood(table).mean())
+
+
+def kde_nll(synthetic: Table, table: Table) -> float:
+    """Mean negative log-density of the table's codes under a Gaussian kernel estimate on synthetic rows; NaN for none.
+
+    Codes are taken as points in space, whatever their order means, and columns in which the synthetic rows are
+    constant are left out. It is a density, so it may be negative, depends on the codes' scale, and compares with no
+    :func:`nll`. Only there to compare with CTGAN's published values. Source: FLAIM Table 1 and its code.
+    """
+    from scipy.stats import gaussian_kde
+
+    _not_empty("kde_nll", synthetic, table)
+    varies = (synthetic.codes != synthetic.codes[0]).any(axis=0)
+    try:
+        kernel = gaussian_kde(synthetic.codes[:, varies].T)
+    except (ValueError, np.linalg.LinAlgError):  # no column left, too few rows, or columns that determine each other
+        return float("nan")
+    return -float(kernel.logpdf(table.codes[:, varies].T).mean())
 
 
 class ClassifierScores(NamedTuple):

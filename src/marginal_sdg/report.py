@@ -116,7 +116,9 @@ def ledger_section(page: Page, ledger: Mapping[str, Any]) -> Page:
     header = ["what", "mechanism", "noise", "per record", "rho", "of budget", "by"]
     rows = []
     for charge in restored.to_frame().to_dict("records"):
-        noise = f"sigma {charge['sigma']:.4g}" if charge["mechanism"] == "gaussian" else f"eps {charge['epsilon']:.4g}"
+        noise = {"gaussian": f"sigma {charge['sigma']:.4g}", "exponential": f"eps {charge['epsilon']:.4g}"}.get(
+            charge["mechanism"], ""
+        )
         share = "" if math.isnan(charge["share"]) else f"{charge['share']:.1%}"
         rows.append(
             [

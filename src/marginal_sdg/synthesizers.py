@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
 import pandas as pd
 
 from marginal_sdg.backends.base import Backend
 from marginal_sdg.backends.federated import FederatedBackend
-from marginal_sdg.backends.holders import Records, coded
+from marginal_sdg.backends.holders import Records
 from marginal_sdg.backends.ideal_pool import IdealPool
 from marginal_sdg.backends.plaintext import AIM_COSTS, PlaintextBackend
 from marginal_sdg.backends.share_pool import SharePool
@@ -22,11 +21,12 @@ from marginal_sdg.crypto.masking import MaskedSum
 from marginal_sdg.crypto.secagg import IdealSecureSum
 from marginal_sdg.crypto.traffic import COLUMNS
 from marginal_sdg.domain import Domain
-from marginal_sdg.encoding import Table, decode
-from marginal_sdg.errors import ConfigError, DataError, NotFittedError
+from marginal_sdg.encoding import Table
+from marginal_sdg.errors import ConfigError, DataError
+from marginal_sdg.estimator import Estimator
 from marginal_sdg.generators import make_generator
 from marginal_sdg.graphical.model import GraphicalModel
-from marginal_sdg.loop import OnEvent, synthesise
+from marginal_sdg.loop import synthesise
 from marginal_sdg.privacy.budget import Budget
 from marginal_sdg.privacy.ledger import Ledger
 from marginal_sdg.privacy.noise import Source
@@ -37,8 +37,6 @@ from marginal_sdg.workload import Workload
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from marginal_sdg.report import Page
-
 SIZE_SHARE = Fraction(1, 50)  # of the budget: one noisy size per client, under FLAIM's sound calibration
 
 _PAPER_SIZES = (
@@ -48,12 +46,9 @@ _PAPER_SIZES = (
 
 
 @dataclass(eq=False)
-class Synthesizer:
-    """Parameters, checks, the run and sampling: what AIM and FLAIM share."""
+class Synthesizer(Estimator):
+    """Parameters, checks and the run: what AIM and FLAIM share."""
 
-    domain: Domain
-    epsilon: float = field(default=1.0, kw_only=True)
-    delta: float = field(default=1e-5, kw_only=True)
     rounds: int | str = field(default=10, kw_only=True)
     gaussian_share: float = field(default=0.9, kw_only=True)
     workload: Workload | int | Iterable[Iterable[str]] = field(default=64, kw_only=True)
@@ -61,23 +56,8 @@ class Synthesizer:
     generator: str = field(default="pgm", kw_only=True)
     max_model_mb: float = field(default=80.0, kw_only=True)
     records_per_person: int = field(default=1, kw_only=True)
-    seed: int | np.random.SeedSequence | None = field(default=None, kw_only=True)
-    secure: bool = field(default=False, kw_only=True)
-    on_event: OnEvent | None = field(default=None, kw_only=True, repr=False)
 
     _ways: ClassVar[int] = 3  # of the marginals that an integer workload draws
-
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """The constructor's arguments by name."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
-
-    def set_params(self, **params: Any) -> Any:
-        """Change constructor arguments; an unknown name raises ``ConfigError``."""
-        for name, value in params.items():
-            if name not in self.get_params():
-                raise ConfigError(f"{name}: {type(self).__name__} has no such parameter; see get_params()")
-            setattr(self, name, value)
-        return self
 
     @property
     def _sound(self) -> bool:
@@ -85,34 +65,13 @@ class Synthesizer:
 
     def _checked(self) -> tuple[Budget, Workload]:
         """Find everything that can be wrong with the parameters before any data is touched."""
-        if not isinstance(self.domain, Domain):
-            raise ConfigError(f"domain: needs a Domain, got {type(self.domain).__name__}; see Domain.load")
+        budget = self._checked_budget()
         if self.calibration not in ("sound", "paper"):
             raise ConfigError(f"calibration: must be 'sound' or 'paper', got {self.calibration!r}")
         if not self.max_model_mb > 0:
             raise ConfigError(f"max_model_mb: must be positive, got {self.max_model_mb}")
-        if self.secure and self.seed is not None:
-            raise ConfigError("seed: secure=True draws from the operating system and takes no seed; drop one of them")
         make_generator(self.generator, self.domain, self.max_model_mb)
-        return Budget(self.epsilon, self.delta), _workload(self.workload, self.domain, self._ways)
-
-    def _check_choice(self, name: str, *options: str) -> None:
-        if getattr(self, name) not in options:
-            raise ConfigError(f"{name}: must be {' or '.join(map(repr, options))}, got {getattr(self, name)!r}")
-
-    def _check_positive(self, name: str) -> None:
-        value = getattr(self, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ConfigError(f"{name}: must be a positive integer, got {value!r}")
-
-    def _sources(self) -> tuple[Source, Source]:
-        """Independent randomness for the ledger and for public choices; others for synthetic rows and for keys."""
-        source = Source.system() if self.seed is None else Source.seeded(self.seed)
-        noise, public, self._rows, self._keys = source.spawn(4)
-        return noise, public
-
-    def _encoded(self, records: Records) -> Table:
-        return coded(records, self.domain)
+        return budget, _workload(self.workload, self.domain, self._ways)
 
     @property
     def _planned_rounds(self) -> int:
@@ -136,34 +95,6 @@ class Synthesizer:
         self.sigma_ = result.sigma
         self.timings_ = result.seconds
         self.ledger = ledger
-
-    def _fitted(self) -> GraphicalModel:
-        if not hasattr(self, "model_"):
-            raise NotFittedError(f"{type(self).__name__}: call fit first")
-        return self.model_
-
-    def sample_table(self, rows: int | None = None, seed: int | None = None) -> Table:
-        """Synthetic records as codes; ``rows`` defaults to the model's own, noisy number of records."""
-        model = self._fitted()
-        return model.sample(rows, self._rows.generator() if seed is None else np.random.default_rng(seed))
-
-    def sample(self, rows: int | None = None, seed: int | None = None) -> pd.DataFrame:
-        """Synthetic records that look like the input: labels, and numbers drawn inside their bins."""
-        table = self.sample_table(rows, seed)
-        return decode(table, self._rows.generator() if seed is None else np.random.default_rng([seed, 1]))
-
-    def report(self, real: Records | None = None) -> Page:
-        """What was spent and what it protects, as a page for people; with ``real``, the holder's table, also errors.
-
-        A report with ``real`` shows exact errors and is itself private: it is for the holder's eyes only.
-        """
-        from marginal_sdg.report import synthesis_report
-
-        self._fitted()
-        return synthesis_report(self, None if real is None else self._encoded(real))
-
-    def _repr_html_(self) -> str:
-        return f"<code>{self!r}</code>" + (self.ledger._repr_html_() if hasattr(self, "ledger") else " not fitted")
 
 
 @dataclass(eq=False)

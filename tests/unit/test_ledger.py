@@ -180,7 +180,7 @@ def test_a_table_of_the_wrong_kind_is_named(table: Any, kind: str) -> None:
 
 
 def test_charge_refuses_an_unknown_mechanism() -> None:
-    with pytest.raises(BudgetError, match="mechanism must be 'gaussian' or 'exponential', got 'laplace'"):
+    with pytest.raises(BudgetError, match="mechanism must be 'gaussian', 'exponential' or 'renyi', got 'laplace'"):
         Charge("x", "laplace", Fraction(1), 1)  # type: ignore[arg-type]
 
 

@@ -20,6 +20,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 AXIS_NAMES = {
     "workload_error": "Workload error (mean L1)",
     "nll": "Negative log-likelihood (nats)",
+    "nll_kde": "Negative log-density (kernel estimate)",
     "auc": "AUC",
     "accuracy": "classification accuracy",
     "epsilon": "Privacy budget ε",

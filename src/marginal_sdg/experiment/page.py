@@ -28,7 +28,7 @@ def sweep_page(
 ) -> Page:
     """``rows``: of runs.csv; ``events``: of events.jsonl, for the ledgers; ``figure``: PNG."""
     page = Page(config.title)
-    page.heading("Results").table(*table(summaries)).text(reading_notes(targets))
+    page.heading("Results").table(*table(summaries)).text(reading_notes(summaries, targets))
     if figure is not None:
         page.image(figure, config.title)
     page.heading("Privacy")

@@ -23,6 +23,8 @@ Method = Literal[
     "AugFLAIM (Oracle)",
     "AugFLAIM (Private)",
     "AugFLAIM (Census)",
+    "DP-CTGAN",
+    "Fed DP-CTGAN",
 ]
 METHODS: tuple[str, ...] = get_args(Method)
 
@@ -41,7 +43,10 @@ OF_CLIENTS = ("participation", "client_level", "clients", "partition", "partitio
 OF_FLAIM = ("local_steps", "secagg", "cohort", "min_cohort")
 OF_DISTAIM = ("weighting", "engine")
 OF_FHAIM = ("score", "upload", "max_records", "engine")
-OF_ONE_TABLE = ("AIM", "MWEM+PGM", "FHAIM")
+OF_CTGAN = ("epochs",)
+OF_MARGINALS = ("calibration", "rounds", "gaussian_share", "generator", "max_model_mb", "records_per_person")
+OF_ONE_TABLE = ("AIM", "MWEM+PGM", "FHAIM", "DP-CTGAN")
+CTGANS = ("DP-CTGAN", "Fed DP-CTGAN")  # know nothing of OF_MARGINALS
 
 
 def _known_partition(value: str) -> str:
@@ -104,6 +109,7 @@ class RunParams(BaseModel):
     upload: Literal["records", "marginals"] | None = None
     max_records: Annotated[int, Field(ge=1, le=50_000)] | None = None
     engine: Literal["ideal", "shares", "bgv", "ckks"] | None = None
+    epochs: Annotated[int, Field(ge=1, le=100_000)] | None = None
     with_auc: bool = False
     workload_seed: Seed = 123
     split_seed: Seed = 571
@@ -116,6 +122,7 @@ class RunParams(BaseModel):
         drop |= set() if self.method in VARIANTS else set(OF_FLAIM)
         drop |= {*OF_DISTAIM, *OF_FHAIM} - set({"DistAIM": OF_DISTAIM, "FHAIM": OF_FHAIM}.get(self.method, ()))
         drop |= set() if self.engine == "bgv" else {"upload"}
+        drop |= {*OF_MARGINALS, "client_level"} if self.method in CTGANS else set(OF_CTGAN)
         if self.method in OF_ONE_TABLE:
             drop |= set(OF_CLIENTS[:2]) if generated else set(OF_CLIENTS)
         drop |= {"partition", "max_rows"} if generated else {"feature_skew"}

@@ -13,7 +13,7 @@ from rich.console import Console
 from marginal_sdg.domain import Domain
 from marginal_sdg.experiment.config import Config
 from marginal_sdg.experiment.grid import label, varying
-from marginal_sdg.experiment.params import OF_ONE_TABLE, VARIANTS, RunParams
+from marginal_sdg.experiment.params import CTGANS, OF_ONE_TABLE, VARIANTS, RunParams
 from marginal_sdg.experiment.progress import say, show_table
 from marginal_sdg.experiment.run import make_workload
 from marginal_sdg.experiment.targets import Targets
@@ -22,6 +22,7 @@ from marginal_sdg.schedule import plan_schedule
 from marginal_sdg.synthesizers import SIZE_SHARE
 
 PROCESS_MB = 250  # of a worker before it fits anything: Python, libraries, a data set
+CTGAN_MB = 1000  # of training and evaluating a GAN: compiled steps, the mixture, products with test rows
 COPIES = 4  # of the model's tables while it is fitted and sampled from
 
 
@@ -88,11 +89,15 @@ def show_plan(config: Config, cells: Sequence[RunParams], targets: Targets, work
     header = ["cell", "epsilon", "delta", "rho", "for sizes", "Gaussians", "sigma", "selections", "eps each"]
     lines = []
     for cell in cells:
+        if cell.method in CTGANS:
+            continue
         split = split_budget(cell, len(_workload_domain(cell)))
         numbers = [f"{cell.epsilon:g}", f"{cell.delta:g}", f"{split.rho:.6f}", f"{split.sizes_rho:.6f}"]
         numbers += [str(split.gaussians), f"{split.sigma:.2f}", str(split.selections), f"{split.epsilon:.4f}"]
         lines.append([label(cell, names), *numbers])
     show_table(header, lines)
+    if any(cell.method in CTGANS for cell in cells):
+        say(console, "(Fed) DP-CTGAN: noise and steps follow from a noisy number of records, which is not known yet")
     if any(cell.rounds == "adaptive" for cell in cells):
         say(console, "adaptive rounds: sigma and eps are those of the first round; the schedule anneals them")
     if any(cell.calibration == "paper" for cell in cells):
@@ -119,10 +124,14 @@ def _sizes(cells: Iterable[RunParams]) -> list[list[str]]:
         workload = make_workload(cell, domain, seed)
         largest = max(domain.size(clique) for clique in workload.closure)
         line = [cell.dataset, str(len(domain)), str(len(workload.cliques)), str(len(workload.closure))]
-        line += [f"{largest:,} cells", f"{cell.max_model_mb:g} MB", f"{_memory_mb(cell):,.0f} MB a worker"]
+        line += [
+            f"{largest:,} cells",
+            f"{cell.max_model_mb:g} MB" if cell.max_model_mb else "",
+            f"{_memory_mb(cell):,.0f} MB a worker",
+        ]
         lines[tuple(line)] = None
     return [list(line) for line in lines]
 
 
 def _memory_mb(cell: RunParams) -> float:
-    return PROCESS_MB + COPIES * cell.max_model_mb
+    return PROCESS_MB + (CTGAN_MB if cell.method in CTGANS else COPIES * cell.max_model_mb)

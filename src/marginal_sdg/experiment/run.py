@@ -16,14 +16,13 @@ import numpy.typing as npt
 
 from marginal_sdg.crypto.traffic import COLUMNS as TRAFFIC
 from marginal_sdg.experiment.grid import Run
-from marginal_sdg.experiment.params import OF_DISTAIM, OF_FHAIM, OF_FLAIM, OF_ONE_TABLE, VARIANTS, RunParams
+from marginal_sdg.experiment.params import CTGANS, OF_DISTAIM, OF_FHAIM, OF_FLAIM, OF_ONE_TABLE, VARIANTS, RunParams
 from marginal_sdg.experiment.pool import READY
 
 if TYPE_CHECKING:
     from marginal_sdg.domain import Domain
     from marginal_sdg.encoding import Table
-    from marginal_sdg.fhaim import FHAIM
-    from marginal_sdg.synthesizers import AIM, FLAIM, DistAIM
+    from marginal_sdg.estimator import Estimator
     from marginal_sdg.workload import Workload
 
 Emit = Callable[[dict[str, Any]], None]
@@ -45,7 +44,7 @@ def run_one(run: Run, emit: Emit) -> dict[str, Any]:
     emit({"event": READY})
     _reset_peak_memory()
     start = time.perf_counter()
-    synthesizer = make_synthesizer(params, workload, seed=seeds["noise"], on_event=emit)
+    synthesizer: Any = make_synthesizer(params, workload, seed=seeds["noise"], on_event=emit)
     records: Any = data.train if clients is None else clients  # AIM takes one table, FLAIM a list
     synthesizer.fit(records)
     synthetic = synthesizer.sample_table(len(data.train), seed=seeds["rows"])
@@ -56,7 +55,7 @@ def run_one(run: Run, emit: Emit) -> dict[str, Any]:
     encryption = getattr(synthesizer, "encryption_", None)
     return {
         **params.model_dump(),
-        **_metrics(params, data, workload, synthesizer, synthetic),
+        **_metrics(params, data, workload, synthesizer, synthetic, seeds["rows"]),
         "train_rows": len(data.train),
         "test_rows": len(data.test),
         "synthetic_rows": len(synthetic),
@@ -140,7 +139,7 @@ def _clients(run: Run, data: _Data, seed: int) -> list[Table] | None:
     return [data.train.take(np.flatnonzero(owner == client)) for client in range(run.params.clients or 0)]
 
 
-def make_synthesizer(params: RunParams, workload: Workload, **others: Any) -> AIM | DistAIM | FHAIM | FLAIM:
+def make_synthesizer(params: RunParams, workload: Workload, **others: Any) -> Estimator:
     """The estimator that a cell's parameters describe; ``others`` are its remaining arguments."""
     from marginal_sdg.baselines.mwem import MWEM
     from marginal_sdg.fhaim import FHAIM
@@ -150,10 +149,20 @@ def make_synthesizer(params: RunParams, workload: Workload, **others: Any) -> AI
     options = ("records_per_person", "participation", "client_level", *OF_FLAIM, *OF_DISTAIM, *OF_FHAIM)
     values = {name: getattr(params, name) for name in (*names, *options)}  # None: the estimator's own default
     arguments = {name: value for name, value in values.items() if value is not None} | others
+    if params.method in CTGANS:
+        return _make_ctgan(params, workload.domain, **others)
     if params.method in VARIANTS:
         return FLAIM(workload.domain, workload=workload, variant=VARIANTS[params.method], **arguments)
     kinds: dict[str, type[AIM | DistAIM | FHAIM]] = {"AIM": AIM, "MWEM+PGM": MWEM, "DistAIM": DistAIM, "FHAIM": FHAIM}
     return kinds[params.method](workload.domain, workload=workload, **arguments)
+
+
+def _make_ctgan(params: RunParams, domain: Domain, **others: Any) -> Estimator:
+    from marginal_sdg.baselines.ctgan import DPCTGAN, FedDPCTGAN
+
+    values = {name: getattr(params, name) for name in ("epsilon", "delta", "participation", "epochs")}
+    arguments = {name: value for name, value in values.items() if value is not None} | others
+    return (DPCTGAN if params.method == "DP-CTGAN" else FedDPCTGAN)(domain, **arguments)
 
 
 def make_workload(params: RunParams, domain: Domain, seed: int) -> Workload:
@@ -164,15 +173,18 @@ def make_workload(params: RunParams, domain: Domain, seed: int) -> Workload:
 
 
 def _metrics(
-    params: RunParams, data: _Data, workload: Workload, synthesizer: AIM | DistAIM | FHAIM | FLAIM, synthetic: Table
+    params: RunParams, data: _Data, workload: Workload, synthesizer: Any, synthetic: Table, seed: int
 ) -> dict[str, float | None]:
-    from marginal_sdg.metrics import classifier_scores, nll, workload_error
+    from marginal_sdg.metrics import classifier_scores, kde_nll, nll, workload_error
 
-    classified = {}
+    classified: dict[str, float] = {}
     if params.with_auc and data.target:
         classified = classifier_scores(synthetic, data.test, data.target)._asdict()
+    density = {}
+    if params.method in CTGANS:  # as their paper does
+        density = {"nll_kde": kde_nll(synthesizer.sample_table(10 * len(data.test), seed=seed), data.test)}
     error = workload_error(data.train, synthetic, workload)
-    return {"workload_error": error, "nll": nll(synthesizer.model_, data.test), **classified}
+    return {"workload_error": error, "nll": nll(synthesizer.model_, data.test), **density, **classified}
 
 
 def _reset_peak_memory() -> None:

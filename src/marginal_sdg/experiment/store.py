@@ -44,7 +44,7 @@ CONTRACT = (
 COLUMNS = (
     *CONTRACT,
     *(name for name in NAMES if name not in CONTRACT),
-    *("accuracy", "test_rows", "synthetic_rows", "rounds_done"),
+    *("nll_kde", "accuracy", "test_rows", "synthetic_rows", "rounds_done"),
     *(column.name for column in fields(EncryptionCosts)),
     *("privacy", "finished_at"),
 )

@@ -130,7 +130,7 @@ def to_csv(summaries: Sequence[CellSummary]) -> str:
     return text.getvalue()
 
 
-HEADINGS = {"workload_error": "error", "nll": "NLL", "auc": "AUC", "accuracy": "accuracy"}
+HEADINGS = {"workload_error": "error", "nll": "NLL", "nll_kde": "density NLL", "auc": "AUC", "accuracy": "accuracy"}
 
 
 def table(summaries: Sequence[CellSummary]) -> tuple[list[str], list[list[str]]]:
@@ -160,16 +160,21 @@ def to_markdown(title: str, summaries: Sequence[CellSummary], targets: Targets) 
     header, lines = table(summaries)
     rule = ["---" if index < header.index("runs") else "---:" for index in range(len(header))]
     rows = ["| " + " | ".join(row) + " |" for row in (header, rule, *lines)]
-    return f"# {title}\n\n" + "\n".join(rows) + "\n\n" + reading_notes(targets) + "\n"
+    return f"# {title}\n\n" + "\n".join(rows) + "\n\n" + reading_notes(summaries, targets) + "\n"
 
 
-def reading_notes(targets: Targets) -> str:
+def reading_notes(summaries: Sequence[CellSummary], targets: Targets) -> str:
     """What the columns mean, in a few sentences."""
     text = (
         "Values are mean ± sample standard deviation over runs; the interval is a 95% bootstrap interval of "
         "the mean. Error: mean L1 distance of normalised marginals over the workload, synthetic rows against "
         "training rows. NLL: mean negative log-likelihood of held-out rows under the model, nats."
     )
+    if any("nll_kde" in summary.estimates for summary in summaries):
+        text += (
+            " Density NLL: of a Gaussian kernel estimate on generated rows, as CTGAN's paper values are; it has other "
+            "units than NLL and cannot be compared with it."
+        )
     if targets.name:
         text += f" Paper: {targets.name}, shown where the settings are the paper's; ratio: ours over the paper's."
     return text

@@ -12,7 +12,7 @@ from typing import Any
 from marginal_sdg.errors import ConfigError
 from marginal_sdg.experiment.params import NAMES, RunParams
 
-METRICS = ("workload_error", "nll", "auc", "accuracy")
+METRICS = ("workload_error", "nll", "nll_kde", "auc", "accuracy")
 
 
 @dataclass(frozen=True)

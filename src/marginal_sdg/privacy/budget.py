@@ -26,16 +26,8 @@ _LOG_ORDERS = (-60.0, 600.0)  # log(a - 1) searched; the best order is of size s
 def rho_from_eps_delta(epsilon: float, delta: float) -> float:
     """Largest rho (rounded down by 1e-11 of itself) whose zCDP gives (epsilon, delta)-DP."""
     epsilon, delta = _checked("epsilon", epsilon, EPSILON_RANGE), _checked("delta", delta, DELTA_RANGE)
-
-    def rho_at(log_order: float) -> float:
-        order, log_ratio, spread = _terms(log_order, delta)
-        return (epsilon - log_ratio - spread) / order
-
-    def slope(log_order: float) -> float:
-        order, log_ratio, _ = _terms(log_order, delta)
-        return (2 * order - 1) * rho_at(log_order) - epsilon + log_ratio
-
-    return rho_at(_root(slope)) * (1 - 1e-11)
+    order, log_ratio, spread = _terms(_best_for_rho(epsilon, delta), delta)
+    return (epsilon - log_ratio - spread) / order * (1 - 1e-11)
 
 
 def eps_from_rho_delta(rho: float, delta: float) -> float:
@@ -72,6 +64,37 @@ class Budget:
     def rho(self) -> Fraction:
         """The zCDP budget as an exact rational, rounded down so that epsilon is never exceeded."""
         return Fraction(rho_from_eps_delta(self.epsilon, self.delta))
+
+    @property
+    def order(self) -> float:
+        """The order a at which ``rho`` is largest."""
+        return _terms(_best_for_rho(self.epsilon, self.delta), self.delta)[0]
+
+    def rho_at(self, order: float) -> Fraction:
+        """What releases may cost whose Renyi divergence is known at one order only, divided by that order.
+
+        Rounded down; at most ``rho``. Raises BudgetError where that order gives no guarantee for this budget.
+        """
+        _, log_ratio, spread = _terms(math.log(order - 1), self.delta)
+        rho = (self.epsilon - log_ratio - spread) / order * (1 - 1e-11)
+        if not rho > 0:
+            raise BudgetError(f"order {order:g} gives no epsilon of {self.epsilon:g} at delta {self.delta:g}; raise it")
+        return Fraction(rho)
+
+    def epsilon_at(self, rho: float, order: float) -> float:
+        """Epsilon of releases whose Renyi divergence at ``order`` is at most ``rho`` times it, rounded up."""
+        _, log_ratio, spread = _terms(math.log(order - 1), self.delta)
+        return max(0.0, order * rho * (1 + 1e-12) + log_ratio + spread)
+
+
+def _best_for_rho(epsilon: float, delta: float) -> float:
+    """log(a - 1) of the order a that allows the largest rho."""
+
+    def slope(log_order: float) -> float:
+        order, log_ratio, spread = _terms(log_order, delta)
+        return (2 * order - 1) * (epsilon - log_ratio - spread) / order - epsilon + log_ratio
+
+    return _root(slope)
 
 
 def _terms(log_order: float, delta: float) -> tuple[float, float, float]:

@@ -39,22 +39,29 @@ class Charge:
     """One paid release: who added what noise, and what it costs in zCDP."""
 
     what: str
-    mechanism: Literal["gaussian", "exponential"]
-    parameter: Fraction  # gaussian: variance per cell; exponential: epsilon squared
+    mechanism: Literal["gaussian", "exponential", "renyi"]
+    parameter: Fraction  # gaussian: variance per cell; exponential: epsilon squared; renyi: rho at the orders below
     per_record: int  # how many cells, or selections, one record can take part in
     by: str = "curator"
     group: int = 1  # how many records the protected person may have
+    orders: tuple[float, ...] = ()  # renyi: the only orders a at which the divergence is at most a rho
 
     def __post_init__(self) -> None:
-        if self.mechanism not in ("gaussian", "exponential"):
-            raise BudgetError(f"mechanism must be 'gaussian' or 'exponential', got {self.mechanism!r}")
-        name = "variance" if self.mechanism == "gaussian" else "epsilon2"
+        names = {"gaussian": "variance", "exponential": "epsilon2", "renyi": "rho"}
+        if self.mechanism not in names:
+            raise BudgetError(f"mechanism must be 'gaussian', 'exponential' or 'renyi', got {self.mechanism!r}")
+        name = names[self.mechanism]
         if not isinstance(self.parameter, int | Fraction) or self.parameter <= 0:
             raise BudgetError(f"{name} must be a positive Fraction, got {self.parameter!r}")
         for name, value in (("per_record", self.per_record), ("group", self.group)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise BudgetError(f"{name} must be a positive integer, got {value!r}")
         object.__setattr__(self, "parameter", Fraction(self.parameter))
+        object.__setattr__(self, "orders", tuple(self.orders))
+        if (self.mechanism == "renyi") != bool(self.orders) or (
+            self.orders and (self.per_record, self.group) != (1, 1)
+        ):
+            raise BudgetError("orders: a 'renyi' charge needs them, and is for single records; others take none")
 
     @property
     def rho(self) -> Fraction:
@@ -65,6 +72,8 @@ class Charge:
         Source: Canonne, Kamath, Steinke 2020, at squared L2 sensitivity per_record; for the exponential
         mechanism Cesar, Rogers 2021 (bounded range), a quarter of what pure epsilon-DP costs.
         """
+        if self.mechanism == "renyi":
+            return self.parameter
         times = self.per_record * self.group**2
         return times / (2 * self.parameter) if self.mechanism == "gaussian" else times * self.parameter / 8
 
@@ -78,7 +87,8 @@ class Ledger:
 
     ``budget=None`` sets no limit (tests, and the non-private ORACLE label); ``caveats`` then says so. With a
     ``parent``, every charge is paid by that ledger as well, and refused where it cannot pay: so several runs on the
-    same records share one budget.
+    same records share one budget. Some releases (DP-SGD) have a Renyi divergence that is small at low orders only;
+    a ledger pays for them at the one order that turns its budget into rho, by default the best for zCDP.
     """
 
     def __init__(
@@ -89,6 +99,7 @@ class Ledger:
         private: bool = True,
         group: int = 1,
         parent: Ledger | None = None,
+        order: float | None = None,
     ) -> None:
         self.budget = budget
         self.source = source
@@ -102,7 +113,8 @@ class Ledger:
         self.parent: Ledger | None = parent
         self.private = private and budget is not None
         self._charges: list[Charge] = []
-        self._limit = None if budget is None else budget.rho
+        self._order = order
+        self._limit = None if budget is None else budget.rho if order is None else budget.rho_at(order)
         self._spent = Fraction(0)
         self._caveats: list[str] = []
         if parent is not None and parent._limit is not None and (self._limit or 0) > parent.remaining:
@@ -218,6 +230,8 @@ class Ledger:
 
     def charge(self, charge: Charge) -> None:
         """Record a charge or raise BudgetError. Called directly only where other parties draw the noise."""
+        if charge.orders and not set(self.orders) <= set(charge.orders):
+            raise BudgetError(f"{charge.what}: its cost is known at other orders than this ledger's; see Ledger.orders")
         total = self._spent + charge.rho
         if self._limit is not None and total > self._limit:
             cost, left, limit = (float(rho) for rho in (charge.rho, self._limit - self._spent, self._limit))
@@ -267,6 +281,12 @@ class Ledger:
         return self._limit - self._spent
 
     @property
+    def orders(self) -> tuple[float, ...]:
+        """The Renyi orders at which this ledger, and those that it shares a budget with, turn epsilon into rho."""
+        own = () if self.budget is None else (self._order or self.budget.order,)
+        return own if self.parent is None else (*own, *self.parent.orders)
+
+    @property
     def allowance(self) -> Fraction:
         """What is left, as the rho that releases may cost a single record: what a plan has to work with."""
         return self.remaining / self.group**2
@@ -275,6 +295,8 @@ class Ledger:
         """Epsilon spent so far at the budget's delta, rounded up; infinite for a non-private ledger."""
         if self.budget is None or not self.private:
             return math.inf
+        if self._order is not None or any(charge.orders for charge in self._charges):
+            return self.budget.epsilon_at(_above(self._spent), self.orders[0]) if self._charges else 0.0
         return eps_from_rho_delta(_above(self._spent), self.budget.delta)
 
     def to_frame(self) -> pd.DataFrame:
@@ -306,6 +328,7 @@ class Ledger:
             "budget": None if self.budget is None else vars(self.budget).copy(),
             "private": self.private,
             "group": self.group,
+            "order": self._order,
             "adjacency": self.adjacency,
             "charges": [charge.to_dict() for charge in self._charges],
             "caveats": list(self._caveats),
@@ -319,9 +342,10 @@ class Ledger:
             charges = [Charge(**{**row, "parameter": Fraction(row["parameter"])}) for row in state["charges"]]
             private, group = bool(state["private"]), int(state["group"])
             caveats = [str(text) for text in state["caveats"]]
+            order = state.get("order")
         except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
             raise BudgetError(f"saved ledger is damaged: {error}") from error
-        ledger = cls(budget, source, private=private, group=group)
+        ledger = cls(budget, source, private=private, group=group, order=order)
         for charge in charges:
             ledger.charge(charge)
         for text in caveats:
