@@ -107,14 +107,13 @@ class _CTGAN(Estimator):
                 onehot=OneHot(self.domain.shape),
                 batch_size=self.batch_size,
                 clip=self.clip_norm,
-                multiplier=plan.multiplier,
                 generator_lr=self.generator_lr,
                 discriminator_lr=self.discriminator_lr * server_lr,
             ),
             frequencies(measurements),
             jax.random.wrap_key_data(jnp.asarray(np.frombuffer(public.key()[:8], dtype=np.uint32))),
         )
-        trainer.train(batches(randomness), randomness.noise_bits)
+        trainer.train(batches(randomness), plan.multiplier, randomness.noise_bits)
         self.model_ = ProductMixture(self.domain, trainer.components(), total)
         self.measurements_ = measurements
         self.sigma_ = plan.multiplier

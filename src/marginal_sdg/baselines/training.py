@@ -41,7 +41,6 @@ class Settings:
     onehot: OneHot
     batch_size: int  # expected number of a contributor's real records in a step, and the number of generated ones
     clip: float
-    multiplier: float  # noise standard deviation that a contributor adds, in clipping norms
     generator_lr: float
     discriminator_lr: float
 
@@ -68,20 +67,19 @@ class Trainer:
             make_generator(first, settings.onehot.cells),
             make_discriminator(second, settings.onehot.cells),
         )
-        self._optimizers = _optimizers(settings)
+        of_generator, of_discriminator = _optimizers(settings)
         self._state: State = (
             generator,
             discriminator,
-            self._optimizers[0].init(generator),
-            self._optimizers[1].init(discriminator),
+            of_generator.init(generator),
+            of_discriminator.init(discriminator),
         )
-        self._step = jax.jit(partial(_step, settings, self._optimizers))
         self.parameters = _flat(generator)[0].size, _flat(discriminator)[0].size
 
-    def train(self, batches: Iterable[Batch], bits: Callable[[int], npt.NDArray[np.uint32]]) -> None:
-        """One step per batch; ``bits``: so many random words for the noise.
+    def train(self, batches: Iterable[Batch], multiplier: float, bits: Callable[[int], npt.NDArray[np.uint32]]) -> None:
+        """One step per batch; ``multiplier``: standard deviation of a contributor's noise, in clipping norms.
 
-        The sum of several contributors' noises is drawn at once.
+        The sum of several contributors' noises is drawn at once, from so many random words of ``bits``.
         """
         settings = self._settings
         for batch in batches:
@@ -90,9 +88,9 @@ class Trainer:
             padded = np.zeros((max(-(-size // unit), 1) * unit, batch.codes.shape[1]), dtype=np.int32)
             padded[:size] = batch.codes
             mask = (np.arange(len(padded)) < size).astype(np.float32)
-            std = np.float32(settings.multiplier * settings.clip * batch.contributors**0.5)
+            std = np.float32(multiplier * settings.clip * batch.contributors**0.5)
             inputs = padded, mask, (std, np.float32(expected)), bits(self.parameters[1])
-            self._state, self._key = self._step(self._state, self._cdf, *inputs, self._key)
+            self._state, self._key = _step(settings, self._state, self._cdf, *inputs, self._key)
 
     def components(self) -> npt.NDArray[np.float32]:
         """Log-probabilities of all attributes for COMPONENTS draws of latents and conditions: (m, cells)."""
@@ -126,9 +124,9 @@ def _conditions(key: jax.Array, cdf: jax.Array, records: int) -> tuple[jax.Array
     return jax.nn.one_hot(cells, len(cdf)), cells
 
 
+@partial(jax.jit, static_argnums=0)
 def _step(
     settings: Settings,
-    optimizers: tuple[optax.GradientTransformation, optax.GradientTransformation],
     state: State,
     cdf: jax.Array,
     codes: jax.Array,
@@ -139,6 +137,7 @@ def _step(
 ) -> tuple[State, jax.Array]:
     generator, discriminator, of_generator, of_discriminator = state
     onehot, size = settings.onehot, settings.batch_size
+    optimizers = _optimizers(settings)
     key, *keys = jax.random.split(key, 6)
 
     def fake(layers: Layers) -> tuple[jax.Array, jax.Array]:
