@@ -60,7 +60,7 @@ def latents(key: jax.Array, records: int) -> jax.Array:
 
 def soft_sample(key: jax.Array, logits: jax.Array, onehot: OneHot) -> jax.Array:
     """Gumbel-softmax: nearly one-hot rows that gradients pass through."""
-    noisy = logits + jax.random.gumbel(key, logits.shape)
+    noisy = logits - jnp.log(jax.random.exponential(key, logits.shape))  # minus the log of an exponential is Gumbel
     return jnp.exp(onehot.log_softmax(noisy / TEMPERATURE))
 
 
