@@ -42,15 +42,23 @@ def _times(value: Any, factor: Any, quotient: Any, modulus: Any) -> Any:
 
 
 @njit(nogil=True)  # type: ignore[untyped-decorator]
-def _add_products(
-    blocks: Any, count: Any, pairs: Any, sums: Any, modulus: Any, word: Any, quotient: Any, one: Any
-) -> None:
-    for tile in range(blocks.shape[0]):
+def _add_products(blocks: Any, pairs: Any, sums: Any, modulus: Any, word: Any, quotient: Any, one: Any) -> None:
+    width = sums.shape[3]
+    near = np.empty((blocks.shape[1], width, len(blocks), 2), dtype=np.uint64)  # a tile of all, in the core's cache
+    for tile in range(len(sums)):
+        for block in range(len(blocks)):
+            for number in range(len(near)):
+                for polynomial in range(2):
+                    for place in range(width):
+                        residue = blocks[block, number, polynomial, tile * width + place]
+                        near[number, place, block, polynomial] = residue
         for number in range(len(pairs)):
-            left, right = blocks[tile, pairs[number, 0]], blocks[tile, pairs[number, 1]]
-            for place in range(blocks.shape[2]):
-                high0 = high1 = high2 = low0 = low1 = low2 = uint64(0)
-                for block in range(count):
+            left, right = near[pairs[number, 0]], near[pairs[number, 1]]
+            for place in range(width):
+                high0 = high1 = high2 = uint64(0)
+                total = sums[tile, number]
+                low0, low1, low2 = total[0, place], total[1, place], total[2, place]
+                for block in range(len(blocks)):
                     a0, a1 = left[place, block, 0], left[place, block, 1]
                     b0, b1 = right[place, block, 0], right[place, block, 1]
                     high0, low0 = _add_product(high0, low0, a0, b0)
@@ -58,19 +66,17 @@ def _add_products(
                     high1, low1 = _add_product(high1, low1, a1, b0)
                     high2, low2 = _add_product(high2, low2, a1, b1)
                 for polynomial, high, low in ((0, high0, low0), (1, high1, low1), (2, high2, low2)):
-                    total = sums[tile, number, polynomial, place] + _times(high, word, quotient, modulus)
-                    total = _times(total + _times(low, uint64(1), one, modulus), uint64(1), one, modulus)
-                    sums[tile, number, polynomial, place] = total if total < modulus else total - modulus
+                    rest = _times(high, word, quotient, modulus) + _times(low, uint64(1), one, modulus)
+                    rest = min(rest, rest - (modulus + modulus))  # unsigned: a difference below 0 is huge
+                    total[polynomial, place] = min(rest, rest - modulus)
 
 
-def add_products(blocks: Words, count: int, pairs: Words, sums: Words, modulus: int) -> None:
-    """Add the products of pairs of ciphertexts, of the first ``count`` of up to 64 row blocks, in one tower.
+def add_products(blocks: Words, pairs: Words, sums: Words, modulus: int) -> None:
+    """Add the products of pairs of ciphertexts, of up to 16 row blocks, in one tower.
 
-    ``blocks``: (tiles, ciphertexts, coefficients of a tile, blocks, 2) residues, N = tiles x coefficients of a tile;
-    ``pairs``: (p, 2) numbers of ciphertexts; ``sums``: (tiles, p, 3, coefficients of a tile) residues, changed in
-    place. All residues are below the modulus, and that is below 2^61.
+    ``blocks``: (blocks, ciphertexts, 2, N) residues; ``pairs``: (p, 2) numbers of ciphertexts; ``sums``: (tiles, p, 3,
+    N / tiles) residues, changed in place. All residues are below the modulus, and that is below 2^61.
     """
     word = (1 << 64) % modulus
     quotient, one = (word << 64) // modulus, (1 << 64) // modulus
-    constants = [np.uint64(value) for value in (modulus, word, quotient, one)]
-    _add_products(blocks, np.uint64(count), pairs, sums, *constants)
+    _add_products(blocks, pairs, sums, *(np.uint64(value) for value in (modulus, word, quotient, one)))

@@ -111,9 +111,8 @@ class RawProducts:
             s: np.zeros(self._single.shape, dtype=np.uint64) for s in sources if len(s) == 1
         }
         polynomials, towers, ring = self._double.shape
-        tiles = (towers, ring // _TILE)  # what is multiplied together lies together
-        self._sums: Words = np.zeros((*tiles, len(pairs), polynomials, _TILE), dtype=np.uint64)
-        self._blocks: Words = np.empty((*tiles, len(self._numbers), _TILE, _BLOCKS, 2), dtype=np.uint64)
+        self._sums: Words = np.zeros((towers, ring // _TILE, len(pairs), polynomials, _TILE), dtype=np.uint64)
+        self._blocks: Words = np.empty((_BLOCKS, len(self._numbers), *self._single.shape), dtype=np.uint64)
         self._waiting = 0
 
     def open(self, message: bytes) -> tuple[int, Words]:
@@ -128,10 +127,8 @@ class RawProducts:
 
     def add(self, held: Mapping[Polynomial, Words]) -> None:
         """See ``Products``."""
-        towers, tiles, _, tile = self._blocks.shape[:4]
         for polynomial, number in self._numbers.items():
-            residues = held[polynomial].transpose(1, 2, 0).reshape(towers, tiles, tile, 2)
-            self._blocks[:, :, number, :, self._waiting] = residues
+            self._blocks[self._waiting, number] = held[polynomial]
         for source, total in self._alone.items():
             total += held[source[0]]  # at most nine residues before they are reduced
         self._waiting += 1
@@ -149,8 +146,8 @@ class RawProducts:
     def _multiply_some(self, bounds: tuple[int, int]) -> None:
         some = slice(*bounds)
         for tower, modulus in enumerate(self._single.moduli):
-            sums = self._sums[tower, :, some]
-            self._kernel.add_products(self._blocks[tower], self._waiting, self._pairs[some], sums, int(modulus))
+            blocks, sums = self._blocks[: self._waiting, :, :, tower], self._sums[tower, :, some]
+            self._kernel.add_products(blocks, self._pairs[some], sums, int(modulus))
 
     def finish(self) -> None:
         """See ``Products``."""
