@@ -24,7 +24,8 @@ from rich.progress import track
 
 from marginal_sdg import Table, Workload
 from marginal_sdg.backends.ckks_vault import CkksVault
-from marginal_sdg.backends.vault import NormBallot
+from marginal_sdg.backends.distance import Distance
+from marginal_sdg.backends.vault import Ballot
 from marginal_sdg.crypto.ckks.compute import Cells
 from marginal_sdg.crypto.ckks.holder import DataHolder as SlotHolder
 from marginal_sdg.crypto.ckks.keyholder import KeyHolder as SlotKeyHolder
@@ -139,7 +140,7 @@ def rounds(table: Table, workload: Workload, score: Score, count: int) -> Row:
     cliques = workload.closure
     flat = tuple(np.full(table.domain.size(q), len(table) // table.domain.size(q)) for q in cliques)
     ones, zeros = np.ones(len(cliques), dtype=np.int64), np.zeros(len(cliques), dtype=np.int64)
-    ballot = NormBallot(cliques, flat, ones, zeros, None)
+    ballot = Ballot(cliques, flat, ones, zeros, Distance(score, len(table)))
     vault.select(ballot, [zeros], 0)  # packs the candidates, which later rounds need not
     first, vault.seconds["select"] = vault.seconds["select"], 0.0
     for _ in range(count):

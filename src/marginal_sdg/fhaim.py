@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
+from marginal_sdg.backends.distance import NAMES, Distance
 from marginal_sdg.backends.encrypted import EncryptedBackend
 from marginal_sdg.backends.holders import Records, joined, split_columns, split_rows
 from marginal_sdg.backends.plaintext import AIM_COSTS
@@ -31,9 +32,9 @@ class FHAIM(Synthesizer):
     max_records : int
         Public cap on the number of records; a larger table is refused by its holder. Where rows are split between c
         holders, each may have a c-th of it.
-    score : "l2" or "l2_squared"
-        Candidates are ranked by the L2 norm of the model's error, or by its square as in the paper, which needs far
-        more noise.
+    score : "l2", "l2_squared", "l1_exact" or "l1_poly"
+        Candidates are ranked by the L2 norm of the model's error; by its square as in the paper, which needs far more
+        noise; by its L1 norm as in AIM; or by the paper's polynomial of degree 10 for that (not with "bgv").
     engine : "ideal", "bgv" or "ckks"
         Compute in the clear what the roles would, or run them on ciphertexts (needs the extra ``fhe``): exactly,
         the same results; or as in the paper, on CKKS with "l2_squared", where the key holder sees all noisy scores.
@@ -83,10 +84,8 @@ class FHAIM(Synthesizer):
             account.warn("paper's protocol: the key holder sees every noisy score; only the winner's place is paid for")
         with ExitStack() as connections:
             vault = self._vault(tables, workload, connections)
-            squared = self.score == "l2_squared"
-            backend = EncryptedBackend(
-                vault, workload, squared=squared, max_records=self.max_records, holders=len(tables)
-            )
+            distance = Distance(self.score, self.max_records)
+            backend = EncryptedBackend(vault, workload, distance, holders=len(tables))
             self._run(backend, workload, account, start_rounds=16 * len(self.domain))
         self.communication_ = vault.traffic
         self.encryption_ = vault.costs()
@@ -94,10 +93,12 @@ class FHAIM(Synthesizer):
 
     def _check_roles(self, holders: int) -> None:
         """Find what does not fit together before any data is touched."""
-        self._check_choice("score", "l2", "l2_squared")
+        self._check_choice("score", *NAMES)
         self._check_choice("engine", "ideal", "bgv", "ckks")
         self._check_choice("upload", "records", "marginals")
         self._check_choice("split", "rows", "columns")
+        if self.engine == "bgv" and self.score == "l1_poly":
+            raise ConfigError("score: 'l1_poly' is for 'ckks' and 'ideal'; 'bgv' has what it stands for, 'l1_exact'")
         if self.engine == "ckks" and (self.score, self.upload, holders) != ("l2_squared", "records", 1):
             raise ConfigError(
                 "engine: 'ckks' needs score='l2_squared', upload='records' and one data holder; or take 'bgv'"

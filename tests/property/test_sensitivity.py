@@ -11,7 +11,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from marginal_sdg.backends.client import Client
+from marginal_sdg.backends.distance import NAMES, Distance
 from marginal_sdg.backends.federated import _membership
+from marginal_sdg.crypto.ckks.polynomial import absolute
 from marginal_sdg.domain import Domain
 from marginal_sdg.encoding import Table
 from marginal_sdg.marginals import Answers, Layout
@@ -79,6 +81,45 @@ def test_norms_and_their_differences_on_all_tables_of_three_cells_and_six_record
         steps = np.abs(np.array(change[1:]) - change[0])
         assert steps[:, 0].max() <= sensitivity(heterogeneity=False)
         assert steps[:, 1].max() <= sensitivity(heterogeneity=True)
+
+
+CAP = 6
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_record_moves_a_distance_by_its_sensitivity_and_no_smaller_constant_will_do(name):
+    """All pairs of tables that differ in one record, against all public counts that no table contradicts."""
+    distance = Distance(name, CAP)
+    claimed = distance.sensitivity * 2**distance.fraction
+    furthest = 0
+    for counts, expected in product(TABLES, TABLES):
+        if counts.sum() < CAP:
+            before = distance.of(counts - expected)
+            after = [distance.of(counts + one - expected) for one in np.eye(3, dtype=np.int64)]
+            furthest = max(furthest, *(abs(value - before) for value in after))
+    assert furthest <= claimed
+    reached = 2 * CAP - 1 if name == "l2_squared" else claimed  # of the square, 2 max |d| + 1 with both ends in the cap
+    assert furthest == reached
+
+
+@pytest.mark.parametrize("records", [1, 7, 768, 8192, 50_000])
+def test_the_rounded_polynomial_is_near_the_exact_one_and_so_is_its_largest_step(records):
+    distance = Distance("l1_poly", records)
+    d = np.arange(-records, records + 1)
+    assert abs(distance.steps[abs(d)] / 2**distance.fraction - absolute()(d, records)).max() <= 2.0**-13
+    assert distance.sensitivity <= absolute().sensitivity(records) + 2.0**-12
+    assert distance.steps[0] == 0
+    assert records < 100 or distance.sensitivity == pytest.approx(1.5, abs=0.01)  # and not 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_measurement_leaves_is_its_expected_distance(name):
+    """By simulation; of the L2 norm, the root of the mean square."""
+    distance, sigma = Distance(name, 500), 20.0
+    noise = np.rint(np.random.default_rng(0).normal(0, sigma, (4000, 30))).astype(np.int64)
+    found = np.array([distance.of(row) for row in noise]) / 2**distance.fraction
+    mean = np.sqrt((found**2).mean()) if name == "l2" else found.mean()
+    assert distance.noise(sigma, np.array([30.0]))[0] == pytest.approx(mean, rel=0.02)
 
 
 def test_squared_l2_norms_have_no_constant_sensitivity():

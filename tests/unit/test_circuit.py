@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from marginal_sdg.crypto import circuit
-from marginal_sdg.crypto.circuit import NoisyArgmax, Plain, from_bits, to_bits
+from marginal_sdg.crypto.circuit import Plain, from_bits, to_bits
+from marginal_sdg.crypto.question import NoisyArgmax
+from marginal_sdg.crypto.ranking import signed_digits
 from marginal_sdg.errors import ProtocolError
 
 PRIME = 4294967291  # below 2^32
@@ -129,7 +131,7 @@ def test_the_index_costs_a_conjunction_per_candidate():
 
 @given(st.integers(-(2**62), 2**62))
 def test_signed_digits_are_the_number_and_never_neighbours(number):
-    digits = circuit.signed_digits(number)
+    digits = signed_digits(number)
     assert sum(sign << power for power, sign in digits) == number
     assert all(b[0] - a[0] > 1 for a, b in pairwise(digits))
 

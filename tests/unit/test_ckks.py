@@ -10,7 +10,8 @@ import pytest
 
 from marginal_sdg import Domain, Table, Workload
 from marginal_sdg.backends.ckks_vault import CkksVault
-from marginal_sdg.backends.vault import ClearVault, NormBallot
+from marginal_sdg.backends.distance import Distance
+from marginal_sdg.backends.vault import Ballot, ClearVault
 from marginal_sdg.crypto.ckks.holder import DataHolder
 from marginal_sdg.crypto.ckks.keyholder import KeyHolder
 from marginal_sdg.crypto.ckks.layout import LARGEST_CAP, Layout
@@ -153,14 +154,14 @@ def vault(score="l2_squared", **params):
     return CkksVault(TABLE, WORKLOAD, source.key, **{"max_records": CAP, "measurements": 50, "score": score, **params})
 
 
-def ballot(seed):
+def ballot(seed, score="l2_squared"):
     """Public counts, and noise that separates the scores by more than their error."""
     rng = np.random.default_rng(seed)
     cliques = tuple(rng.permutation(np.array(WORKLOAD.closure, dtype=object))[: rng.integers(1, 7)])
     expected = tuple(np.clip(contingency(TABLE, q) + rng.integers(-9, 10, DOMAIN.size(q)), 0, CAP) for q in cliques)
     weights, penalties = rng.integers(1000, 5000, len(cliques)), rng.integers(0, 10**5, len(cliques))
     noise = rng.integers(-(10**6), 10**6, len(cliques))
-    return NormBallot(cliques, expected, weights, penalties, None), noise
+    return Ballot(cliques, expected, weights, penalties, Distance(score, CAP)), noise
 
 
 def test_the_vault_selects_and_measures_as_in_the_clear():
@@ -179,8 +180,8 @@ def test_the_vault_selects_and_measures_as_in_the_clear():
 def test_the_vault_refuses_square_roots_and_noise_that_would_wrap_around():
     sealed = vault()
     question, noise = ballot(0)
-    with pytest.raises(ProtocolError, match="no square root"):
-        sealed.select(replace(question, fraction=6), [noise], 10**6)
+    with pytest.raises(ProtocolError, match="levels for 'l2_squared', not for 'l2'"):
+        sealed.select(replace(question, distance=Distance("l2", CAP)), [noise], 10**6)
     with pytest.raises(ProtocolError, match="wrap around"):
         sealed.select(question, [noise], 10**13)
 

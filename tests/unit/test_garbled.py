@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from scipy import stats
 
 from marginal_sdg.crypto import circuit
-from marginal_sdg.crypto.circuit import NoisyArgmax, Plain, to_bits
+from marginal_sdg.crypto.circuit import Plain, to_bits
 from marginal_sdg.crypto.garbled import (
     HEADER,
     LABEL_BYTES,
@@ -22,6 +22,7 @@ from marginal_sdg.crypto.garbled import (
     connect,
     noisy_argmax,
 )
+from marginal_sdg.crypto.question import NoisyArgmax
 from marginal_sdg.errors import ProtocolError
 from marginal_sdg.privacy.noise import Source
 

@@ -16,8 +16,9 @@ import pandas as pd
 import pytest
 
 from marginal_sdg import FHAIM, Workload, roles
+from marginal_sdg.backends.distance import Distance
 from marginal_sdg.backends.sealed import SealedVault
-from marginal_sdg.backends.vault import ClearVault, NormBallot
+from marginal_sdg.backends.vault import Ballot, ClearVault
 from marginal_sdg.crypto.channel import Channel
 from marginal_sdg.crypto.fhe import library
 from marginal_sdg.crypto.fhe.holder import DataHolder
@@ -109,6 +110,8 @@ def test_three_processes_release_what_one_does_in_the_clear_until_one_is_killed(
     assert released(estimator(pairs, engine="bgv", **where).fit(part)) == clear
     halves = {"threshold": True, "upload": "marginals"}
     assert released(estimator(pairs, engine="bgv", **halves, **where).fit(part)) == clear
+    cells = released(estimator(pairs, score="l1_exact").fit(part))
+    assert released(estimator(pairs, score="l1_exact", engine="bgv", **where).fit(part)) == cells
 
     def kill(event):
         if event["event"] == "round":
@@ -120,10 +123,10 @@ def test_three_processes_release_what_one_does_in_the_clear_until_one_is_killed(
     assert not hasattr(fitted, "model_")
     with pytest.raises(ProtocolError, match=r"^server: no connection to .*start it first$"):
         estimator(pairs, engine="bgv", **where).fit(part)
-    assert services["server"].lines() == ["server: session done"] * 2
+    assert services["server"].lines() == ["server: session done"] * 3
     Channel.connect(where["keyholder"], KEY_HOLDER, TIMEOUT).close()  # the other one goes on
-    third = "key holder: session ended: data holder: closed the connection before the session was over"
-    assert services["keyholder"].lines()[:3] == ["key holder: session done"] * 2 + [third]
+    last = "key holder: session ended: data holder: closed the connection before the session was over"
+    assert services["keyholder"].lines()[:4] == ["key holder: session done"] * 3 + [last]
 
 
 @ENCRYPTED
@@ -339,7 +342,9 @@ def test_server_and_key_holder_see_nothing_but_what_their_roles_may(part, pairs,
     expected = tuple(np.full(part.domain.size(q), 5) for q in pairs.closure)
     noises = rng.integers(-9, 10, (60, n))
     for noise in noises:
-        vote = NormBallot(pairs.closure, expected, rng.integers(1, 99, n), rng.integers(0, 99, n), None)
+        vote = Ballot(
+            pairs.closure, expected, rng.integers(1, 99, n), rng.integers(0, 99, n), Distance("l2_squared", 300)
+        )
         assert vault.select(vote, [noise], 9) == clear.select(vote, [noise], 9)
     (counts,) = vault.measure([("a", "d")], [[np.arange(15)]])
 
@@ -400,15 +405,15 @@ def test_what_holders_have_together_is_counted_as_one_table(part, pairs, cut, up
         strict=True,
     ):
         np.testing.assert_array_equal(found, expected)
-    vote = NormBallot(
-        pairs.closure,
-        tuple(np.full(part.domain.size(q), 120 // part.domain.size(q)) for q in pairs.closure),
-        np.ones(len(pairs.closure), dtype=np.int64) * 64,
-        np.zeros(len(pairs.closure), dtype=np.int64),
-        6,
-    )
     rng = np.random.default_rng(1)
-    for _ in range(5):
+    for score in ("l2", "l1_exact") * 3:
+        vote = Ballot(
+            pairs.closure,
+            tuple(np.full(part.domain.size(q), 120 // part.domain.size(q)) for q in pairs.closure),
+            np.ones(len(pairs.closure), dtype=np.int64) * 64,
+            np.zeros(len(pairs.closure), dtype=np.int64),
+            Distance(score, 300),
+        )
         parts = list(rng.integers(-5000, 5001, (holders, len(pairs.closure))))
         assert vault.select(vote, parts, 5000 * holders) == clear.select(vote, parts, 5000 * holders)
 
@@ -518,7 +523,7 @@ def test_bad_input_is_one_line_and_a_code(arguments, code, capsys):
 
 
 def test_questions_are_checked_against_the_layout():
-    from marginal_sdg.crypto.circuit import NoisyArgmax
+    from marginal_sdg.crypto.question import NoisyArgmax
 
     task = NoisyArgmax(LAYOUT.profile.plaintext, 0, 10, (1, 1), (0, 0), 3)
     models = {0: np.arange(3), 2: np.arange(12)}
@@ -533,6 +538,28 @@ def test_questions_are_checked_against_the_layout():
         (fields.replace(b'"high": 10', b'"low": 10'), counts, "does not name"),
         (fields, counts[:-1], "needs 120 bytes, got 119"),
         (fields.replace(b"[0, 2]", b"[0, 9]"), counts, "candidate: 9"),
+        (fields.replace(b"[0, 2]", b"[0, 0]"), counts[:48], "another number of candidates"),
+    ]:
+        with pytest.raises(ProtocolError, match=match):
+            Question.unpack(bad, cells, LAYOUT)
+
+
+def test_questions_about_cells_are_checked_against_the_layout():
+    from marginal_sdg.crypto.deviation import LargestDeviation
+
+    models = {0: np.arange(3), 2: np.arange(12)}
+    task = LargestDeviation(LAYOUT.profile.plaintext, 100, tuple(models.values()), (1, 2), (0, 5), 3)
+    fields, counts = Question(models, task).pack()
+    again = Question.unpack(fields, counts, LAYOUT)
+    assert isinstance(again.task, LargestDeviation) and again.task.digest == task.digest
+    assert {c: m.tolist() for c, m in again.models.items()} == {c: m.tolist() for c, m in models.items()}
+    for bad, cells, match in [
+        (fields.replace(b'"penalties"', b'"penalty"'), counts, "does not name"),
+        (fields.replace(b"[1, 2]", b"[1, 2.5]"), counts, "does not name"),
+        (fields.replace(b"[1, 2]", b"[1]"), counts, "each of 1 candidates"),
+        (fields.replace(b"[0, 2]", b"[]").replace(b"[1, 2]", b"[]"), b"", "each of 0 candidates"),
+        (fields.replace(b'"records": 100', b'"records": 10000000'), counts, "need a modulus above"),
+        (fields, np.full(15, -1).tobytes(), "must not be negative"),
         (fields.replace(b"[0, 2]", b"[0, 0]"), counts[:48], "another number of candidates"),
     ]:
         with pytest.raises(ProtocolError, match=match):

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from marginal_sdg.backends.vault import EncryptionCosts, NormBallot
+from marginal_sdg.backends.vault import Ballot, EncryptionCosts
 from marginal_sdg.crypto.ckks.holder import DataHolder
 from marginal_sdg.crypto.ckks.keyholder import KeyHolder
 from marginal_sdg.crypto.ckks.layout import Layout
@@ -59,6 +59,7 @@ class CkksVault:
             raise ConfigError("workload: FHAIM counts 1- and 2-way marginals; give it cliques of one or two attributes")
         self._layout = Layout(choose_profile(comp, score), tuple(domain.shape), cliques, max_records)
         self._place = {clique: place for place, clique in enumerate(workload.closure)}
+        self._score = score
         self._unit = float(max_records**2 if score == "l2_squared" else max_records)
         decryptions = measurements * (1 + len(self._layout.groups(range(len(cliques)))))
         with self._phase("keys"):
@@ -87,10 +88,10 @@ class CkksVault:
             security_bits=SECURITY_BITS,
         )
 
-    def select(self, ballot: NormBallot, noise: Sequence[Counts], largest_noise: int) -> int:
+    def select(self, ballot: Ballot, noise: Sequence[Counts], largest_noise: int) -> int:
         """The winner's place; the key holder sees all noisy scores, divided by their public weights."""
-        if ballot.fraction is not None:
-            raise ProtocolError("fraction: CKKS has no square root; score by 'l2_squared' or 'l1_poly'")
+        if ballot.distance.name != self._score:
+            raise ProtocolError(f"score: this vault has levels for {self._score!r}, not for {ballot.distance.name!r}")
         weights = ballot.weights.astype(np.float64)
         if weights.min() <= 0 or largest_noise / weights.min() >= self._unit * self._layout.profile.room / 2:
             raise ProtocolError(

@@ -9,14 +9,15 @@ from itertools import islice
 
 import numpy as np
 
-from marginal_sdg.backends.vault import EncryptionCosts, NormBallot
-from marginal_sdg.crypto.circuit import NoisyArgmax
+from marginal_sdg.backends.vault import Ballot, EncryptionCosts
+from marginal_sdg.crypto.deviation import LargestDeviation
 from marginal_sdg.crypto.fhe.holder import DataHolder
 from marginal_sdg.crypto.fhe.parties import KeyParty, Party, Question, ServerParty, Step, Terms, integers
 from marginal_sdg.crypto.fhe.plan import Plan, choose_layout
 from marginal_sdg.crypto.fhe.profile import SECURITY_BITS, choose_profile
 from marginal_sdg.crypto.fhe.threshold import Partner
 from marginal_sdg.crypto.prg import Stream
+from marginal_sdg.crypto.question import NoisyArgmax
 from marginal_sdg.domain import Clique
 from marginal_sdg.encoding import Table
 from marginal_sdg.errors import ConfigError
@@ -30,8 +31,9 @@ class SealedVault:
     """A ``Vault`` under BGV. ``upload``: "records" (the encrypted tables) or "marginals" (encrypted counts).
 
     The server computes all marginals under encryption; then server and key holder get additive halves of them, once.
-    Squared distances to public counts are local arithmetic on halves, a garbled circuit turns them into scores and
-    gives the winner's place. Measurements are decrypted sums of a marginal and the data holders' noise.
+    Squared distances to public counts are local arithmetic on halves; a garbled circuit turns them, or for "l1_exact"
+    the halves of all cells, into scores and gives the winner's place. There is no "l1_poly". Measurements are
+    decrypted sums of a marginal and the data holders' noise.
 
     ``tables``: one for each data holder, of the workload's whole domain where rows are split between holders, of parts
     of it where columns are. ``max_records``: public cap on all records; holders of rows may have equal parts of it.
@@ -127,20 +129,10 @@ class SealedVault:
             security_bits=SECURITY_BITS,
         )
 
-    def select(self, ballot: NormBallot, noise: Sequence[Counts], largest_noise: int) -> int:
+    def select(self, ballot: Ballot, noise: Sequence[Counts], largest_noise: int) -> int:
         """Only the place of the winner comes out."""
         with self._phase("select"):
-            task = NoisyArgmax(
-                modulus=self._layout.profile.plaintext,
-                low=0,
-                high=ballot.largest_square(self._max_records) + 1,
-                weights=tuple(map(int, ballot.weights)),
-                penalties=tuple(map(int, ballot.penalties)),
-                noise_bound=largest_noise,
-                fraction=ballot.fraction,
-            )
-            models = {self._place[q]: w for q, w in zip(ballot.cliques, ballot.expected, strict=True)}
-            question = Question(models, task).pack()
+            question = self._question(ballot, largest_noise).pack()
             masks = [Stream(self._keys()).draw(len(part)) for part in noise]  # each by its data holder
             masked = [part.view(np.uint64) - mask for part, mask in zip(noise, masks, strict=True)]
             first, second = ([share.tobytes() for share in shares] for shares in (masks, masked))
@@ -150,6 +142,25 @@ class SealedVault:
             labels = self._told("select", self._keyholder.ask(Step.REVEAL, garbled))
             (index,) = self._told("select", self._server.ask(Step.REVEAL, labels))
             return int.from_bytes(index, "little")
+
+    def _question(self, ballot: Ballot, largest_noise: int) -> Question:
+        """What is asked about a ballot: about squares, or about all cells."""
+        distance, modulus = ballot.distance, self._layout.profile.plaintext
+        weights, penalties = tuple(map(int, ballot.weights)), tuple(map(int, ballot.penalties))
+        models = {self._place[q]: counts for q, counts in zip(ballot.cliques, ballot.expected, strict=True)}
+        if distance.name == "l1_exact":
+            cells = LargestDeviation(modulus, distance.records, ballot.expected, weights, penalties, largest_noise)
+            return Question(models, cells)
+        squares = NoisyArgmax(
+            modulus=modulus,
+            low=0,
+            high=ballot.largest_square + 1,
+            weights=weights,
+            penalties=penalties,
+            noise_bound=largest_noise,
+            fraction=distance.fraction if distance.name == "l2" else None,
+        )
+        return Question(models, squares)
 
     def measure(self, cliques: Sequence[Clique], noise: Sequence[Sequence[Counts]]) -> list[Counts]:
         """Marginal and noise are added under encryption; the key holder decrypts the sum."""

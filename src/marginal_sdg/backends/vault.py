@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
+from marginal_sdg.backends.distance import Distance
 from marginal_sdg.domain import Clique
 from marginal_sdg.encoding import Table
 from marginal_sdg.marginals import Counts, contingency
@@ -18,30 +18,27 @@ LARGEST_COUNT = 50_000  # records; from 46,340 on, candidates with nearly all re
 
 
 @dataclass(frozen=True)
-class NormBallot:
-    """All that is public about one selection by L2 norms: the q with the largest noisy
+class Ballot:
+    """All that is public about one selection: the q with the largest noisy ``weights[q] * d_q - penalties[q]``
 
-    ``weights[q] * f(||M_q - expected_q||^2) - penalties[q]``
-
-    where f(v) is v, or with ``fraction`` = k binary places floor(2^k sqrt(v)). ``expected``: (cells,) int64 of every
-    clique; ``weights`` and ``penalties``: (Q,) int64, in steps of the noise's grid.
+    where d_q is the ``distance`` of M_q to ``expected[q]``, in its steps. ``expected``: (cells,) int64 of every clique;
+    ``weights`` and ``penalties``: (Q,) int64, in steps of the noise's grid.
     """
 
     cliques: tuple[Clique, ...]
     expected: tuple[Counts, ...]
     weights: Counts
     penalties: Counts
-    fraction: int | None
+    distance: Distance
 
-    def largest_square(self, records: int) -> int:
-        """No squared distance is larger, for a table of at most that many records."""
-        return records**2 + max(int(counts @ counts) for counts in self.expected)
+    @property
+    def largest_square(self) -> int:
+        """No squared distance is larger."""
+        return self.distance.records**2 + max(int(counts @ counts) for counts in self.expected)
 
-    def score(self, squares: Sequence[int]) -> Counts:
+    def score(self, distances: Sequence[int]) -> Counts:
         """(Q,) scores without noise, in exact integers."""
-        if self.fraction is not None:
-            squares = [math.isqrt(square << (2 * self.fraction)) for square in squares]
-        return self.weights * np.array(squares, dtype=np.int64) - self.penalties
+        return self.weights * np.array(distances, dtype=np.int64) - self.penalties
 
 
 @dataclass(frozen=True)
@@ -76,7 +73,7 @@ class Vault(Protocol):
         """What the encryption took; None in the clear."""
         ...
 
-    def select(self, ballot: NormBallot, noise: Sequence[Counts], largest_noise: int) -> int:
+    def select(self, ballot: Ballot, noise: Sequence[Counts], largest_noise: int) -> int:
         """The winner's place in the ballot; ties go to the first. ``noise``: (Q,) of every data holder.
 
         No sum of all holders' noise is larger than ``largest_noise``.
@@ -98,13 +95,13 @@ class ClearVault:
     def costs(self) -> None:
         """Nothing is encrypted."""
 
-    def select(self, ballot: NormBallot, noise: Sequence[Counts], largest_noise: int) -> int:
+    def select(self, ballot: Ballot, noise: Sequence[Counts], largest_noise: int) -> int:
         """Scores in exact integers."""
-        squares = []
-        for clique, expected in zip(ballot.cliques, ballot.expected, strict=True):
-            difference = contingency(self._table, clique) - expected
-            squares.append(int(difference @ difference))
-        return int(np.argmax(ballot.score(squares) + sum(noise)))
+        distances = [
+            ballot.distance.of(contingency(self._table, clique) - expected)
+            for clique, expected in zip(ballot.cliques, ballot.expected, strict=True)
+        ]
+        return int(np.argmax(ballot.score(distances) + sum(noise)))
 
     def measure(self, cliques: Sequence[Clique], noise: Sequence[Sequence[Counts]]) -> list[Counts]:
         """Exact counts plus noise."""

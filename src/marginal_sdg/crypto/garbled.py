@@ -1,6 +1,6 @@
 """The argmax of noisy scores between a server and a key holder that hold shares: only the index comes out.
 
-Yao's protocol: the server garbles the circuit of a :class:`~marginal_sdg.crypto.circuit.NoisyArgmax`, the key holder
+Yao's protocol: the server garbles the circuit of a :class:`~marginal_sdg.crypto.question.Question`, the key holder
 evaluates it under labels that tell it nothing, the server reads the index off the labels that come out. With free
 exclusive or (Kolesnikov and Schneider 2008), half gates (Zahur, Rosulek and Evans 2015), which send 32 bytes for a
 conjunction, and point-and-permute. The hash is TMMO, ``H(x, i) = pi(pi(x) ^ i) ^ pi(x)`` with AES-128 under the
@@ -32,9 +32,10 @@ import numpy as np
 import numpy.typing as npt
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from marginal_sdg.crypto.circuit import NoisyArgmax, from_bits
+from marginal_sdg.crypto.circuit import from_bits
 from marginal_sdg.crypto.oblivious import LabelReceiver, Labels, LabelSender
 from marginal_sdg.crypto.prg import KEY_BYTES, Stream
+from marginal_sdg.crypto.question import Question
 from marginal_sdg.errors import ProtocolError
 
 LABEL_BYTES = 16
@@ -149,15 +150,15 @@ class Garbler:
         self._hash = Hash(self._permutation)
         self._round = 0
         self._gates = 0
-        self._task: NoisyArgmax | None = None
+        self._task: Question | None = None
         self._outputs: Labels | None = None
 
     def accept(self, hello: bytes) -> bytes:
         """Answer the key holder's hello; ends the set-up."""
         return self._permutation + self._sender.accept(hello)
 
-    def garble(self, task: NoisyArgmax, values: npt.ArrayLike, noise: npt.ArrayLike, request: bytes) -> bytes:
-        """Step 2: the garbled circuit for the server's shares (candidates,) and the key holder's request."""
+    def garble(self, task: Question, values: npt.ArrayLike, noise: npt.ArrayLike, request: bytes) -> bytes:
+        """Step 2: the garbled circuit for the server's shares and the key holder's request."""
         if self._task is not None:
             raise ProtocolError("garble: the index of the last round has not been decoded")
         choices = _opened(_REQUEST, self._round, task, request)
@@ -195,7 +196,7 @@ class Evaluator:
         self._hash: Hash | None = None
         self._round = 0
         self._gates = 0
-        self._task: NoisyArgmax | None = None
+        self._task: Question | None = None
         self._labels: Labels | None = None
 
     def hello(self) -> bytes:
@@ -207,8 +208,8 @@ class Evaluator:
         self._receiver.finish(reply[LABEL_BYTES:])
         self._hash = Hash(reply[:LABEL_BYTES])
 
-    def request(self, task: NoisyArgmax, values: npt.ArrayLike, noise: npt.ArrayLike) -> bytes:
-        """Step 1: ask for the labels of the key holder's shares, (candidates,) each."""
+    def request(self, task: Question, values: npt.ArrayLike, noise: npt.ArrayLike) -> bytes:
+        """Step 1: ask for the labels of the key holder's shares."""
         if self._task is not None:
             raise ProtocolError("request: the circuit of the last round has not been evaluated")
         bits = task.holder_bits(values, noise)
@@ -246,7 +247,7 @@ def connect(server: Garbler, holder: Evaluator) -> dict[str, int]:
 
 
 def noisy_argmax(
-    task: NoisyArgmax,
+    task: Question,
     server: Garbler,
     holder: Evaluator,
     values: tuple[npt.ArrayLike, npt.ArrayLike],
@@ -282,11 +283,11 @@ def _from_seed(seed: bytes, wires: npt.NDArray[np.generic]) -> Labels:
     return Stream(seed).draw(2 * wires.size).reshape(*wires.shape, 2)
 
 
-def _header(step: int, number: int, task: NoisyArgmax) -> bytes:
+def _header(step: int, number: int, task: Question) -> bytes:
     return HEADER.pack(step, number, task.digest)
 
 
-def _opened(step: int, number: int, task: NoisyArgmax, message: bytes) -> bytes:
+def _opened(step: int, number: int, task: Question, message: bytes) -> bytes:
     """What follows the header, which must be that of this step."""
     if len(message) < HEADER.size:
         raise ProtocolError(f"{_STEPS[step]}: has {len(message)} bytes, fewer than its header of {HEADER.size}")

@@ -105,7 +105,7 @@ class RunParams(BaseModel):
     cohort: Literal["padded", "per_query"] | None = None
     min_cohort: Annotated[int, Field(ge=1, le=100_000)] | None = None
     weighting: Literal["records", "equal"] | None = None
-    score: Literal["l2", "l2_squared"] | None = None
+    score: Literal["l2", "l2_squared", "l1_exact", "l1_poly"] | None = None
     upload: Literal["records", "marginals"] | None = None
     max_records: Annotated[int, Field(ge=1, le=50_000)] | None = None
     engine: Literal["ideal", "shares", "bgv", "ckks"] | None = None

@@ -28,14 +28,15 @@ key holder MEASURE number of the candidate, encrypted sums                 noisy
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from enum import IntEnum
-from typing import Protocol
+from operator import index
+from typing import Any, Protocol
 
 import numpy as np
 
-from marginal_sdg.crypto.circuit import NoisyArgmax
+from marginal_sdg.crypto.deviation import LargestDeviation
 from marginal_sdg.crypto.fhe.keyholder import KeyHolder
 from marginal_sdg.crypto.fhe.keys import Secret, WholeKey
 from marginal_sdg.crypto.fhe.layout import Ints, Layout
@@ -45,6 +46,7 @@ from marginal_sdg.crypto.fhe.shares import local_scores
 from marginal_sdg.crypto.fhe.threshold import FirstHalf
 from marginal_sdg.crypto.garbled import Evaluator, Garbler
 from marginal_sdg.crypto.prg import Words
+from marginal_sdg.crypto.question import NoisyArgmax
 from marginal_sdg.errors import ProtocolError
 
 SERVER, KEY_HOLDER = "server", "key holder"
@@ -115,14 +117,18 @@ class Terms:
 
 @dataclass(frozen=True)
 class Question:
-    """What is public about a selection: the candidates' numbers and expected counts (cells,), and what is asked."""
+    """What is public about a selection: the candidates' numbers and expected counts (cells,), and what is asked.
+
+    A :class:`NoisyArgmax` is about squared distances to the counts, a :class:`LargestDeviation` about all cells.
+    """
 
     models: dict[int, Ints]
-    task: NoisyArgmax
+    task: NoisyArgmax | LargestDeviation
 
     def pack(self) -> tuple[bytes, bytes]:
         """The question without counts, and the counts."""
         fields = {"candidates": list(self.models), **asdict(self.task)}
+        fields.pop("expected", None)  # the counts
         return json.dumps(fields).encode(), np.concatenate(list(self.models.values())).tobytes()
 
     @classmethod
@@ -131,15 +137,28 @@ class Question:
         try:
             fields = json.loads(message)
             candidates = [int(number) for number in fields.pop("candidates")]
-            task = NoisyArgmax(**fields)
+            sizes = [layout.size(candidate) for candidate in candidates]
+            models = np.split(integers(counts, sum(sizes)), np.cumsum(sizes, dtype=np.int64)[:-1])
+            task = _deviation(fields, models) if "records" in fields else NoisyArgmax(**fields)
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
             raise ProtocolError("choose: the message does not name candidates, bounds and weights") from None
-        sizes = [layout.size(candidate) for candidate in candidates]
-        cells = integers(counts, sum(sizes))
-        if len(set(candidates)) != task.candidates or task.modulus != layout.profile.plaintext:
+        if not len(set(candidates)) == len(candidates) == len(task.weights) or task.modulus != layout.profile.plaintext:
             raise ProtocolError("choose: the question is for another number of candidates, or another modulus")
-        parts = np.split(cells, np.cumsum(sizes)[:-1])
-        return cls(dict(zip(candidates, parts, strict=True)), task)
+        return cls(dict(zip(candidates, models, strict=True)), task)
+
+    def shares(self, layout: Layout, norms: Ints, halves: Sequence[Ints], *, constant: bool) -> Ints:
+        """One party's shares of what is asked about, from those of all norms and marginals: see ``local_scores``."""
+        if isinstance(self.task, LargestDeviation):
+            return np.concatenate([halves[candidate] for candidate in self.models])
+        return local_scores(layout, norms, halves, self.models, constant=constant)
+
+
+def _deviation(fields: dict[str, Any], models: Sequence[Ints]) -> LargestDeviation:
+    """From fields without counts; ``TypeError`` where they are no integers."""
+    numbers: dict[str, Any] = {
+        name: tuple(map(index, v)) if isinstance(v, list) else index(v) for name, v in fields.items()
+    }
+    return LargestDeviation(expected=tuple(models), **numbers)
 
 
 def integers(message: bytes, count: int) -> Ints:
@@ -188,7 +207,7 @@ class ServerParty:
         def choose(chunks: Iterator[bytes]) -> list[bytes]:
             question, counts, request, *noise = _at_least(4, chunks)
             asked = Question.unpack(question, counts, layout)
-            scores = local_scores(layout, server.norm_halves, halves, asked.models, constant=True)
+            scores = asked.shares(layout, server.norm_halves, halves, constant=True)
             return [garbler.garble(asked.task, scores, _total(noise, asked.task), request)]
 
         def measure(chunks: Iterator[bytes]) -> list[bytes]:
@@ -248,7 +267,7 @@ class KeyParty:
             if not norms:
                 raise ProtocolError("choose: the marginals have not been shared")
             asked = Question.unpack(question, counts, layout)
-            scores = local_scores(layout, norms[0], halves, asked.models, constant=False)
+            scores = asked.shares(layout, norms[0], halves, constant=False)
             return [evaluator.request(asked.task, scores, _total(noise, asked.task))]
 
         def measure(chunks: Iterator[bytes]) -> list[bytes]:
@@ -295,9 +314,9 @@ def _at_least(count: int, chunks: Iterable[bytes]) -> list[bytes]:
     return found
 
 
-def _total(noise: list[bytes], task: NoisyArgmax) -> Words:
+def _total(noise: list[bytes], task: NoisyArgmax | LargestDeviation) -> Words:
     """(candidates,) the sum mod 2^64 of shares of all holders' noise."""
-    total = np.zeros(task.candidates, dtype=np.uint64)
+    total = np.zeros(len(task.weights), dtype=np.uint64)
     for share in noise:
-        total += integers(share, task.candidates).view(np.uint64)
+        total += integers(share, len(task.weights)).view(np.uint64)
     return total
