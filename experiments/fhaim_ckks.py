@@ -132,10 +132,16 @@ def slots(table: Table, workload: Workload, profile: Profile, sample: int) -> Ro
     }
 
 
-def rounds(table: Table, workload: Workload, score: Score, count: int) -> Row:
+def rounds(table: Table, workload: Workload, score: Score, release: str, count: int) -> Row:
     """Seconds of all three roles for the rest: keys once, and a selection among all candidates and a measurement."""
     vault = CkksVault(
-        table, workload, Source.seeded(0).key, max_records=len(table), measurements=2 * count + 1, score=score
+        table,
+        workload,
+        Source.seeded(0).key,
+        max_records=len(table),
+        measurements=2 * count + 1,
+        score=score,
+        release=release,
     )
     cliques = workload.closure
     flat = tuple(np.full(table.domain.size(q), len(table) // table.domain.size(q)) for q in cliques)
@@ -148,6 +154,7 @@ def rounds(table: Table, workload: Workload, score: Score, count: int) -> Row:
         vault.measure([winner], [[np.zeros(table.domain.size(winner), dtype=np.int64)]])
     return {
         "score": score,
+        "release": release,
         "keys s": round(vault.seconds["keys"], 2),
         "first select ms": round(1000 * first),
         "select ms": round(1000 * vault.seconds["select"] / count),
@@ -205,7 +212,7 @@ def main() -> None:
     ]
     rows.append(exact(table, workload, options.repeats))
     rows = [_rounded(row, rows[-1]["ms per cell"]) for row in rows]
-    later = [rounds(table, workload, score, options.repeats) for score in SCORES]
+    later = [rounds(table, workload, s, r, options.repeats) for s in SCORES for r in ("scores", "index")]
     options.out.mkdir(parents=True, exist_ok=True)
     pd.DataFrame(rows).to_csv(options.out / "comp.csv", index=False)
     pd.DataFrame(later).to_csv(options.out / "rounds.csv", index=False)

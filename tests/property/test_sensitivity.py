@@ -108,6 +108,8 @@ def test_the_rounded_polynomial_is_near_the_exact_one_and_so_is_its_largest_step
     d = np.arange(-records, records + 1)
     assert abs(distance.steps[abs(d)] / 2**distance.fraction - absolute()(d, records)).max() <= 2.0**-13
     assert distance.sensitivity <= absolute().sensitivity(records) + 2.0**-12
+    unrounded = abs(np.diff(absolute()(d, records))).max()
+    assert unrounded + 2.0**-13 < Distance("l1_poly", records, approximate=True).sensitivity
     assert distance.steps[0] == 0
     assert records < 100 or distance.sensitivity == pytest.approx(1.5, abs=0.01)  # and not 1
 

@@ -7,6 +7,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from marginal_sdg import Domain, Table, Workload
 from marginal_sdg.backends.ckks_vault import CkksVault
@@ -16,7 +17,7 @@ from marginal_sdg.crypto.ckks.holder import DataHolder
 from marginal_sdg.crypto.ckks.keyholder import KeyHolder
 from marginal_sdg.crypto.ckks.layout import LARGEST_CAP, Layout
 from marginal_sdg.crypto.ckks.polynomial import absolute
-from marginal_sdg.crypto.ckks.profile import Profile, choose_profile
+from marginal_sdg.crypto.ckks.profile import NOISE_BITS, Profile, choose_profile
 from marginal_sdg.crypto.ckks.server import Server
 from marginal_sdg.crypto.fhe import library
 from marginal_sdg.crypto.fhe.wire import Kind
@@ -41,8 +42,8 @@ MODELS = {c: np.clip(counts + rng.integers(-9, 10, counts.size), 0, CAP) for c, 
 class Run:
     """All roles of one run; the lower-level access of the tests needs the secret key."""
 
-    def __init__(self, comp="packed", score="l2_squared", cap=CAP, cliques=CLIQUES, codes=CODES):
-        self.layout = Layout(choose_profile(comp, score), SHAPE, cliques, cap)
+    def __init__(self, comp="packed", score="l2_squared", cap=CAP, cliques=CLIQUES, codes=CODES, flooded=False):
+        self.layout = Layout(choose_profile(comp, score, flooded=flooded), SHAPE, cliques, cap)
         self.keyholder = KeyHolder(self.layout, decryptions=100)
         self.server = Server(self.layout, self.keyholder.public_key, self.keyholder.evaluation_keys, bytes(32))
         self.holder = DataHolder(self.layout, self.keyholder.public_key)
@@ -105,12 +106,49 @@ def test_squared_distances_are_near_the_exact_ones(run):
     np.testing.assert_allclose(run.scores(MODELS) * CAP**2, exact, atol=0.01)
 
 
-def test_candidates_that_do_not_stand_for_election_stay_unread(run):
+def test_slots_that_are_no_score_and_no_cell_are_padded(run):
+    """What the key holder decrypts besides the answer is uniform over the room, not the other lanes and candidates."""
+    profile = run.layout.profile
     some = {c: MODELS[c] for c in (1, 4)}
-    messages = run.server.select(some, [run.holder.score_noise({1: 0.0, 4: 0.0})])
-    slots = run.keyholder._open(messages[0], Kind.SCORES, 0, run.layout.profile.depth)
-    rows = np.delete(slots.reshape(run.layout.lanes, run.layout.rows), [1, 4], axis=1)
-    assert abs(rows).max() * CAP**2 < 0.01
+    scores = run.server.select(some, [run.holder.score_noise({1: 0.0, 4: 0.0})])[0]
+    answers = [(scores, Kind.SCORES, 0, profile.scored_level, np.array([1, 4]))]
+    counts = run.server.measure(4, run.holder.count_noise(4, SILENT[4]))
+    answers.append((counts, Kind.MEASUREMENT, 4, profile.measured_level, run.layout.places(4)))
+    for message, kind, number, level, read in answers:
+        rest = np.delete(run.keyholder._open(message, kind, number, level), read)
+        assert stats.kstest(rest / profile.room, stats.uniform(-0.25, 0.5).cdf).pvalue > 1e-6
+
+
+@pytest.mark.parametrize("score", ["l2_squared", pytest.param("l1_poly", marks=pytest.mark.slow)])
+def test_flooded_decryptions_are_near_enough_to_round(score):
+    """Both phases of OpenFHE's flooding: the estimate is below what is declared; then counts are within 0.01."""
+    run = Run(score=score, flooded=True)
+    assert_near_and_then_exact(run)
+    exact = np.array([Distance(score, CAP).of(COUNTS[c] - model) for c, model in MODELS.items()])
+    steps = 2.0**20
+    messages, own = run.server.share_scores(MODELS, steps)
+    shared = own + run.keyholder.share_scores(MODELS, messages, steps)
+    unit = CAP**2 if score == "l2_squared" else CAP << 12
+    assert abs(shared / steps - exact / unit).max() < 2.0**-14
+    with pytest.MonkeyPatch.context() as patch:
+        context = Profile.context
+        patch.setattr(Profile, "context", lambda profile: context(profile, estimating=True))
+        trial = Run(score=score, flooded=True)
+        public, secret = trial.keyholder._public, trial.keyholder._secret
+        _, counts = public.open(
+            trial.server.measure(4, trial.holder.count_noise(4, SILENT[4])),
+            Kind.MEASUREMENT,
+            trial.layout.profile.measured_level,
+        )
+        ((_, scores),) = trial.server._scores(MODELS)  # pads of 34 bits add rounding of their own, which tells nothing
+        for ciphertext in (counts, scores):
+            estimate = public.context.Decrypt(secret, ciphertext).GetLogError()
+            assert 0 < estimate < NOISE_BITS
+
+
+def test_shared_scores_need_the_spare_level(run):
+    with pytest.raises(ProtocolError, match="spare level"):
+        run.server.share_scores(MODELS, 1.0)
 
 
 def test_polynomial_scores_equal_the_polynomial_of_the_counts():
@@ -164,10 +202,12 @@ def ballot(seed, score="l2_squared"):
     return Ballot(cliques, expected, weights, penalties, Distance(score, CAP)), noise
 
 
-def test_the_vault_selects_and_measures_as_in_the_clear():
-    sealed, clear = vault(), ClearVault(TABLE)
+@pytest.mark.parametrize("release", ["index", "scores"])
+@pytest.mark.parametrize("score", ["l2_squared", pytest.param("l1_poly", marks=pytest.mark.slow)])
+def test_the_vault_selects_and_measures_as_in_the_clear(score, release):
+    sealed, clear = vault(score, release=release), ClearVault(TABLE)
     for seed in range(8):
-        question, noise = ballot(seed)
+        question, noise = ballot(seed, score)
         assert sealed.select(question, [noise], 10**6) == clear.select(question, [noise], 10**6)
     noise = [np.arange(DOMAIN.size(q)) - 3 for q in WORKLOAD.closure]
     found = zip(sealed.measure(WORKLOAD.closure, [noise]), clear.measure(WORKLOAD.closure, [noise]), strict=True)
@@ -178,7 +218,7 @@ def test_the_vault_selects_and_measures_as_in_the_clear():
 
 
 def test_the_vault_refuses_square_roots_and_noise_that_would_wrap_around():
-    sealed = vault()
+    sealed = vault(release="scores")
     question, noise = ballot(0)
     with pytest.raises(ProtocolError, match="levels for 'l2_squared', not for 'l2'"):
         sealed.select(replace(question, distance=Distance("l2", CAP)), [noise], 10**6)
@@ -190,7 +230,9 @@ def test_the_vault_refuses_square_roots_and_noise_that_would_wrap_around():
 
 
 def test_every_parameter_set_has_128_bits_of_security():
-    sets = {choose_profile(comp, score) for comp in ("plain", "lazy", "packed") for score in ("l2_squared", "l1_poly")}
+    scores = ("l2_squared", "l1_poly")
+    sets = {choose_profile(comp, score) for comp in ("plain", "lazy", "packed") for score in scores}
+    sets |= {choose_profile("packed", score, flooded=True) for score in scores}
     for profile in sets:
         assert profile.context().GetRingDimension() == profile.ring
         with pytest.raises(ProtocolError, match="128 bits"):
@@ -235,11 +277,11 @@ def test_a_rotation_after_the_rescaling_is_refused_under_bv(run):
 
 
 def test_what_is_not_near_integers_is_not_released(run):
-    message = run.server.measure(0, run.holder.count_noise(0, SILENT[0]))
+    message = run.server.measure(3, run.holder.count_noise(3, SILENT[3]))
     _, ciphertext = run.keyholder._public.open(message, Kind.MEASUREMENT, 2)
     half = run.keyholder._public.context.EvalAdd(ciphertext, 0.5 / CAP)
     with pytest.raises(ProtocolError, match="not near integers"):
-        run.keyholder.measurement(0, run.keyholder._public.frame(Kind.MEASUREMENT, 0, half))
+        run.keyholder.measurement(3, run.keyholder._public.frame(Kind.MEASUREMENT, 3, half))
 
 
 def test_other_parameters_keys_and_broken_messages_are_refused(run):

@@ -137,12 +137,14 @@ def test_a_fit_on_ciphertexts_says_what_encryption_took(table, pairs, upload):
 
 
 @ENCRYPTED
-def test_the_papers_protocol_on_ckks_releases_the_same_and_says_what_it_leaks(table, pairs):
+@pytest.mark.parametrize("release", ["index", "scores"])
+def test_the_papers_protocol_on_ckks_releases_the_same_and_says_what_it_leaks(table, pairs, release):
     params = {"score": "l2_squared", "max_records": 300}
     part = table.take(np.arange(250))
-    fitted = fit(part, pairs, engine="ckks", **params)
+    fitted = fit(part, pairs, engine="ckks", release=release, **params)
     assert released(fitted) == released(fit(part, pairs, **params))  # scores are far apart, counts are rounded
-    assert any("key holder sees every noisy score" in caveat for caveat in fitted.ledger.caveats)
+    told = any("key holder sees every noisy score" in caveat for caveat in fitted.ledger.caveats)
+    assert told == (release == "scores")
 
 
 @ENCRYPTED
@@ -191,6 +193,8 @@ def test_the_key_holder_decrypts_no_more_than_was_declared(table, pairs):
         ({"score": "l1_poly", "engine": "bgv"}, "score: 'l1_poly' is for 'ckks' and 'ideal'"),
         ({"engine": "bfv"}, "engine: must be 'ideal' or 'bgv' or 'ckks', got 'bfv'"),
         ({"engine": "ckks"}, "engine: 'ckks' needs score='l2_squared'"),
+        ({"release": "scores"}, "release: 'scores' is the paper's protocol, for engine='ckks' only"),
+        ({"release": "all"}, "release: must be 'index' or 'scores', got 'all'"),
         ({"upload": "rows"}, "upload: must be 'records' or 'marginals', got 'rows'"),
         ({"calibration": "paper"}, "calibration: FHAIM has only 'sound'"),
         ({"max_records": 0}, "max_records: must be a positive integer, got 0"),

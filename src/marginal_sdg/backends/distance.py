@@ -35,11 +35,13 @@ class Distance:
     ==========  ====================================  ============================================================
 
     p is the polynomial of degree 10 of ``crypto.ckks.polynomial``. Its largest step is found by looking at all of them.
-    ``records``: the public cap that the holder keeps to, and that no count of w exceeds.
+    ``records``: the public cap that the holder keeps to, and that no count of w exceeds. ``approximate``: p comes
+    unrounded and with errors below a step, as CKKS has it, so that 2^(1 - fraction) more is claimed.
     """
 
     name: str
     records: int
+    approximate: bool = False
 
     def __post_init__(self) -> None:
         if self.name not in NAMES:
@@ -66,7 +68,8 @@ class Distance:
         if self.name == "l2_squared":
             return 2.0 * self.records + 1
         if self.name == "l1_poly":
-            return float(abs(np.diff(self.steps)).max() / 2.0**self.fraction)
+            largest = abs(np.diff(self.steps)).max() + 2 * self.approximate
+            return float(largest / 2.0**self.fraction)
         return 1.0
 
     @cached_property

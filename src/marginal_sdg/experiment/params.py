@@ -42,7 +42,7 @@ VARIANTS: dict[str, str] = {
 OF_CLIENTS = ("participation", "client_level", "clients", "partition", "partition_seed")  # of no use to a curator
 OF_FLAIM = ("local_steps", "secagg", "cohort", "min_cohort")
 OF_DISTAIM = ("weighting", "engine")
-OF_FHAIM = ("score", "upload", "max_records", "engine")
+OF_FHAIM = ("score", "upload", "max_records", "engine", "release")
 OF_CTGAN = ("epochs",)
 OF_MARGINALS = ("calibration", "rounds", "gaussian_share", "generator", "max_model_mb", "records_per_person")
 OF_ONE_TABLE = ("AIM", "MWEM+PGM", "FHAIM", "DP-CTGAN")
@@ -107,6 +107,7 @@ class RunParams(BaseModel):
     weighting: Literal["records", "equal"] | None = None
     score: Literal["l2", "l2_squared", "l1_exact", "l1_poly"] | None = None
     upload: Literal["records", "marginals"] | None = None
+    release: Literal["index", "scores"] | None = None
     max_records: Annotated[int, Field(ge=1, le=50_000)] | None = None
     engine: Literal["ideal", "shares", "bgv", "ckks"] | None = None
     epochs: Annotated[int, Field(ge=1, le=100_000)] | None = None

@@ -47,7 +47,7 @@ class DataHolder:
         """Noise for the scores of one ciphertext: by row, over what a score of 1 stands for. It comes from outside."""
         rows = np.zeros(self._layout.rows)
         rows[list(candidates)] = list(candidates.values())
-        return self._encrypted(np.tile(rows, self._layout.lanes), self._layout.profile.depth)
+        return self._encrypted(np.tile(rows, self._layout.lanes), self._layout.profile.scored_level)
 
     def count_noise(self, candidate: int, noise: Ints) -> bytes:
         """(cells,) integer noise for one marginal. It comes from outside: this class draws none."""

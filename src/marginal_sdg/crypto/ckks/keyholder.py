@@ -12,7 +12,7 @@ from marginal_sdg.crypto.fhe.library import before_randomness
 from marginal_sdg.crypto.fhe.wire import Kind
 from marginal_sdg.errors import ProtocolError
 
-_LARGEST_ERROR = 0.45  # of a count, flooding included; above, rounding might be wrong
+_LARGEST_ERROR = 0.35  # of a count, of which the server's flooding is 0.25; above, rounding might be wrong
 
 
 class KeyHolder:
@@ -40,9 +40,13 @@ class KeyHolder:
         """
         found = []
         for number, (group, message) in enumerate(zip(self._layout.groups(candidates), messages, strict=True)):
-            values = self._open(message, Kind.SCORES, number, self._layout.profile.depth)
+            values = self._open(message, Kind.SCORES, number, self._layout.profile.scored_level)
             found.append(values[[c % self._layout.rows for c in group]])
         return np.concatenate(found)
+
+    def share_scores(self, candidates: Iterable[int], messages: Iterable[bytes], steps: float) -> Ints:
+        """Its shares of the candidates' scores, ascending, in ``steps`` of a score of 1, from padded ones."""
+        return np.rint(self.scores(candidates, messages) * steps).astype(np.int64)
 
     def measurement(self, candidate: int, message: bytes) -> Ints:
         """(cells,) noisy counts, in C order: what is released, rounded to the integers that they are."""

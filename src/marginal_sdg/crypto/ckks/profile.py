@@ -13,6 +13,7 @@ Score = Literal["l2_squared", "l1_poly"]
 
 MARGINAL_LEVEL = 2  # a product of columns, and a mask
 _SCORE_LEVELS = {"l2_squared": 1, "l1_poly": 5}
+NOISE_BITS = 10  # of errors of scores and marginals under HYBRID switching, some more than OpenFHE estimates
 _RINGS = {("BV", 3): 8192, ("BV", 7): 16384, ("HYBRID", 3): 16384, ("HYBRID", 7): 32768}
 
 
@@ -22,16 +23,19 @@ class Profile:
 
     ``switching``: "BV" needs no extra modulus, so that half the ring is enough, and adds noise of some 2^75: it must
     come while values are scaled by 2^(2 scale_bits), before the rescaling. ``hoisted``: rotations share a decomposition
-    where the keys of four at once are still small.
+    where the keys of four at once are still small. ``flooded``: every decryption adds Gaussian noise that drowns errors
+    of up to ``NOISE_BITS`` bits with 30 bits of statistical security (OpenFHE's NOISE_FLOODING_DECRYPT), and scores
+    have a modulus to spare, in which pads hide them.
     """
 
-    comp: Comp
-    score: Score
+    comp: str
+    score: str
     ring: int
     depth: int
     switching: Literal["BV", "HYBRID"]
     scale_bits: int = 50
     first_bits: int = 60
+    flooded: bool = False
 
     @property
     def slots(self) -> int:
@@ -59,12 +63,20 @@ class Profile:
         return self.depth - 1
 
     @property
+    def scored_level(self) -> int:
+        """Of scores sent for decryption."""
+        return self.depth - self.flooded
+
+    @property
     def hoisted(self) -> bool:
         """Whether rotations come in hoisted threes, which halve the number of decompositions."""
         return self.switching == "BV" and self.depth <= 3
 
-    def context(self) -> Any:
-        """An OpenFHE context, which OpenFHE itself refuses below 128 bits of classical security."""
+    def context(self, *, estimating: bool = False) -> Any:
+        """An OpenFHE context, which OpenFHE itself refuses below 128 bits of classical security.
+
+        ``estimating``: for the phase in which decryptions only tell how large their errors are.
+        """
         fhe = openfhe()
         wanted = fhe.CCParamsCKKSRNS()
         wanted.SetSecurityLevel(fhe.HEStd_128_classic)
@@ -74,6 +86,12 @@ class Profile:
         wanted.SetScalingTechnique(fhe.FIXEDMANUAL)
         wanted.SetScalingModSize(self.scale_bits)
         wanted.SetFirstModSize(self.first_bits)
+        if self.flooded:
+            wanted.SetNumLargeDigits(self.depth + 1)  # the smallest modulus for key switching
+            wanted.SetDecryptionNoiseMode(fhe.NOISE_FLOODING_DECRYPT)
+            wanted.SetExecutionMode(fhe.EXEC_NOISE_ESTIMATION if estimating else fhe.EXEC_EVALUATION)
+            if not estimating:
+                wanted.SetNoiseEstimate(NOISE_BITS)
         try:
             context = fhe.GenCryptoContext(wanted)
         except RuntimeError:
@@ -86,12 +104,12 @@ class Profile:
         return context
 
 
-def choose_profile(comp: Comp = "packed", score: Score = "l2_squared") -> Profile:
-    """The smallest ring with enough levels for both."""
+def choose_profile(comp: str = "packed", score: str = "l2_squared", *, flooded: bool = False) -> Profile:
+    """The smallest ring with enough levels for both; flooding needs one more, and the small errors of HYBRID."""
     if comp not in get_args(Comp):
         raise ProtocolError(f"comp: {comp!r} is none of {', '.join(get_args(Comp))}")
     if score not in get_args(Score):
         raise ProtocolError(f"score: {score!r} is neither of {' and '.join(get_args(Score))}")
     depth = MARGINAL_LEVEL + _SCORE_LEVELS[score]
-    switching: Literal["BV", "HYBRID"] = "HYBRID" if comp == "plain" else "BV"
-    return Profile(comp, score, _RINGS[switching, depth], depth, switching)
+    switching: Literal["BV", "HYBRID"] = "HYBRID" if flooded or comp == "plain" else "BV"
+    return Profile(comp, score, _RINGS[switching, depth], depth + flooded, switching, flooded=flooded)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from marginal_sdg.crypto.fhe.public import Ciphertext
 from marginal_sdg.crypto.fhe.wire import Kind
 from marginal_sdg.crypto.prg import Stream
 from marginal_sdg.errors import ProtocolError
+
+_PAD_BITS = 34  # of the pads of scores, before the point
 
 
 class Server:
@@ -46,39 +48,70 @@ class Server:
         """pi_COMP: all marginals, once."""
         self._marginals = [self._comp.marginal(candidate) for candidate in range(len(self._layout.cliques))]
 
+    def share_scores(self, models: Mapping[int, Ints], steps: float) -> tuple[list[bytes], Ints]:
+        """pi_SELECT without noise: padded scores for the key holder, and the server's shares, ascending by candidate.
+
+        The shares add up to the score, in ``steps`` of a score of 1, at most 2^28. Pads are uniform over 2^34 times
+        that: scores of up to 16 are hidden up to a statistical distance of 2^-30. Needs a profile that is ``flooded``.
+        """
+        if not self._layout.profile.flooded:
+            raise ProtocolError("profile: pads of scores need the spare level of a flooded one")
+        frames, shares = [], []
+        level, largest = self._layout.profile.scored_level, np.uint64(int(steps * 2**_PAD_BITS))
+        for number, (group, scores) in enumerate(self._scores(models)):
+            pads = (self._random.draw(self._layout.profile.slots) % largest).astype(np.int64)
+            padded = self._public.context.EvalAdd(scores, self._public.encode(pads / steps, level))
+            frames.append(self._public.frame(Kind.SCORES, number, padded))
+            shares.append(-pads[[c % self._layout.rows for c in group]])
+        return frames, np.concatenate(shares)
+
     def select(self, models: Mapping[int, Ints], noise: Iterable[bytes]) -> list[bytes]:
         """pi_SELECT: scores against public counts, plus the holder's noise: one ciphertext for R candidates.
 
-        ``models``: (cells,) public counts by candidate; ``noise``: one frame for each of :meth:`Layout.groups`. Rows of
-        other candidates are 0.
+        ``models``: (cells,) public counts by candidate; ``noise``: one frame for each of :meth:`Layout.groups`. Slots
+        that are no candidate's score are hidden by uniform pads.
         """
+        frames, level = [], self._layout.profile.scored_level
+        for number, ((group, scores), message) in enumerate(zip(self._scores(models), noise, strict=True)):
+            _, drowning = self._public.open(message, Kind.NOISE, level)
+            pads = self._uniform(self._layout.profile.room / 2)
+            pads[[c % self._layout.rows for c in group]] = 0
+            total = self._public.context.EvalAdd(scores, drowning)
+            total = self._public.context.EvalAdd(total, self._public.encode(pads, level))
+            frames.append(self._public.frame(Kind.SCORES, number, total))
+        return frames
+
+    def _scores(self, models: Mapping[int, Ints]) -> Iterator[tuple[Group, Ciphertext]]:
+        """Candidates that share a ciphertext, and their scores, each in its row and in every lane."""
         self._computed()
-        frames = []
-        for number, (group, message) in enumerate(zip(self._layout.groups(models), noise, strict=True)):
+        for group in self._layout.groups(models):
             expected = self._expected(group, models)
             context = self._public.context
             difference = context.EvalSub(self._group(group), self._public.encode(expected, MARGINAL_LEVEL))
             squared = self._layout.profile.score == "l2_squared"
             cells = context.EvalMult(difference, difference) if squared else self._polynomial(difference)
-            scores = context.Rescale(self._public.fold(cells, self._layout.rows, self._layout.lanes))
-            _, drowning = self._public.open(message, Kind.NOISE, self._layout.profile.depth)
-            frames.append(self._public.frame(Kind.SCORES, number, context.EvalAdd(scores, drowning)))
-        return frames
+            yield group, context.Rescale(self._public.fold(cells, self._layout.rows, self._layout.lanes))
 
     def measure(self, candidate: int, noise: bytes) -> bytes:
         """pi_MEASURE: a marginal plus the holder's noise.
 
-        Every slot is flooded with a uniform quarter of a count, which rounding removes and which hides most of the
-        approximation error from the key holder: statistical distance about four errors.
+        Every cell is flooded with a uniform quarter of a count, which rounding removes and which hides most of the
+        approximation error from the key holder: statistical distance about four errors. Other slots are padded.
         """
         self._computed()
         context, level = self._public.context, self._layout.profile.measured_level
         marginal = self._public.lowered(context.Rescale(self._marginals[candidate]), level)
         _, drowning = self._public.open(noise, Kind.NOISE, level)
-        uniform = (self._random.draw(self._layout.profile.slots) >> np.uint64(11)) / 2**53
-        flood = self._public.encode((uniform - 0.5) / 2 / self._layout.records, level)
+        pads, places = self._uniform(self._layout.profile.room / 2), self._layout.places(candidate)
+        pads[places] = self._uniform(0.5 / self._layout.records)[places]
+        flood = self._public.encode(pads, level)
         total = context.EvalAdd(context.EvalAdd(marginal, drowning), flood)
         return self._public.frame(Kind.MEASUREMENT, candidate, total)
+
+    def _uniform(self, width: float) -> Floats:
+        """(slots,) between plus and minus half the width."""
+        drawn = (self._random.draw(self._layout.profile.slots) >> np.uint64(11)) / 2.0**53
+        return (drawn - 0.5) * width
 
     def _computed(self) -> None:
         if not self._marginals:
