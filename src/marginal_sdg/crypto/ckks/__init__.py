@@ -11,6 +11,7 @@ COMP        how the server counts
 ``packed``  all cells of a marginal beside each other: one relinearisation and few rotations for the whole marginal
 ==========  ===========================================================================================================
 
-Semi-honest parties; server and key holder do not collude. The key holder decrypts every noisy score, which is more
-than a selection by report-noisy-max pays for; approximation errors of scores reach it too. Use ``crypto.fhe`` for data.
+Semi-honest parties; server and key holder do not collude. Either the key holder decrypts every noisy score, which is
+more than a selection by report-noisy-max pays for, or it gets scores under pads, which hide them statistically, for a
+circuit on shares. Under a profile that is not ``flooded`` approximation errors reach it too.
 """
