@@ -107,11 +107,11 @@ class FHAIM(Synthesizer):
         self._check_choice("upload", "records", "marginals")
         self._check_choice("release", "index", "scores")
         self._check_choice("split", "rows", "columns")
-        self._check_engine(holders)
         if self.split == "columns" and self.upload == "marginals":
             raise ConfigError("upload: no holder of some columns has the marginals; split='columns' needs 'records'")
         if (self.server is None) != (self.keyholder is None):
             raise ConfigError("server: needs the key holder's address as well; give both or none")
+        self._check_engine(holders)
         if not self.timeout > 0:
             raise ConfigError(f"timeout: must be a positive number of seconds, got {self.timeout}")
         self._check_positive("max_records")

@@ -558,7 +558,7 @@ def test_questions_about_cells_are_checked_against_the_layout():
         (fields.replace(b"[1, 2]", b"[1, 2.5]"), counts, "does not name"),
         (fields.replace(b"[1, 2]", b"[1]"), counts, "each of 1 candidates"),
         (fields.replace(b"[0, 2]", b"[]").replace(b"[1, 2]", b"[]"), b"", "each of 0 candidates"),
-        (fields.replace(b'"records": 100', b'"records": 10000000'), counts, "need a modulus above"),
+        (fields.replace(b'"records": 100', b'"records": 1000000000000'), counts, "need a modulus above"),
         (fields, np.full(15, -1).tobytes(), "must not be negative"),
         (fields.replace(b"[0, 2]", b"[0, 0]"), counts[:48], "another number of candidates"),
     ]:
