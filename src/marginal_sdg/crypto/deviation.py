@@ -88,7 +88,7 @@ class LargestDeviation:
     def holder_bits(self, values: npt.ArrayLike, noise: npt.ArrayLike) -> Bits:
         """(bits,) what the key holder enters: its shares (cells,) of the marginals, and (candidates,) of the noise."""
         shares = self._shares(values)
-        return self._entered(shares, shares, self._ranking.words("noise", noise))
+        return self._entered(shares, shares, self._ranking.checked("noise", noise))
 
     def _entered(self, shares: Ints, words: Ints, addend: npt.NDArray[np.uint64]) -> Bits:
         quarters = np.stack([4 * shares < self.modulus, 4 * shares >= 3 * self.modulus])

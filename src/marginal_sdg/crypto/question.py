@@ -136,7 +136,7 @@ class NoisyArgmax:
     def holder_bits(self, values: npt.ArrayLike, noise: npt.ArrayLike) -> Bits:
         """(share_width + width, candidates) what the key holder enters: its shares of the values and of the noise."""
         shares = self._shares("values", values)
-        addend = self._ranking.words("noise", noise)
+        addend = self._ranking.checked("noise", noise)
         if self.fraction is None:
             addend = addend + shares * ring(self.weights)
         return np.concatenate([to_bits(shares, self.share_width), self._ranking.bits(addend)])
@@ -168,7 +168,7 @@ class NoisyArgmax:
         return out
 
     def _shares(self, name: str, values: npt.ArrayLike) -> Words:
-        out = self._ranking.words(name, values)
+        out = self._ranking.checked(name, values)
         if (out >= np.uint64(self.modulus)).any():
             raise ProtocolError(f"{name}: shares must be from 0 to the modulus {self.modulus} less one")
         return out

@@ -63,9 +63,9 @@ class Ranking:
 
     def server_words(self, noise: npt.ArrayLike) -> Words:
         """(candidates,) what the server adds: its noise and all that is public, but for what :meth:`products` lacks."""
-        return self.words("noise", noise) + ring([-p - self.lowest for p in self.penalties])
+        return self.checked("noise", noise) + ring([-p - self.lowest for p in self.penalties])
 
-    def words(self, name: str, values: npt.ArrayLike) -> Words:
+    def checked(self, name: str, values: npt.ArrayLike) -> Words:
         """(candidates,) integer shares mod 2^64; ``ProtocolError`` where they are none."""
         out = np.asarray(values)
         if out.shape != (self.candidates,) or out.dtype.kind not in "iu":
