@@ -59,7 +59,7 @@ class SealedVault:
     ) -> None:
         self.seconds = dict.fromkeys(PHASES, 0.0)
         self.traffic: dict[str, float] = dict.fromkeys(PHASES, 0.0)
-        self._encrypting = 0.0  # CPU seconds of the data holder, a part of the phase "upload"
+        self._encrypting = 0.0  # CPU seconds of the data holders, a part of the phase "upload"
         domain = workload.domain
         cliques = [tuple(map(domain.index, clique)) for clique in workload.closure]
         if max(map(len, cliques)) > 2:
@@ -116,7 +116,7 @@ class SealedVault:
             yield _together(streams)
 
     def costs(self) -> EncryptionCosts:
-        """What the upload and the marginals took."""
+        """What the upload and the marginals took, in this process."""
         spent = self.seconds["upload"] - self._encrypting + self.seconds["compute"] + self.seconds["share"]
         return EncryptionCosts(
             seconds_keygen=self.seconds["keys"],
@@ -185,7 +185,7 @@ class SealedVault:
         return messages
 
     def _metered(self, messages: Iterable[bytes]) -> Iterator[bytes]:
-        """The data holder's upload, and what it takes."""
+        """The data holders' uploads, and what they take."""
         start = time.process_time()
         for message in messages:
             self._encrypting += time.process_time() - start
