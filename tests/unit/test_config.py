@@ -225,6 +225,16 @@ def test_a_label_tells_only_what_varies() -> None:
     assert label(grid[0], varying(grid[:1])) == "AIM"
 
 
+def test_what_means_nothing_to_a_gan_is_left_out_of_its_cells() -> None:
+    federated = RunParams(dataset="adult", method="Fed DP-CTGAN", epochs=3).relevant()
+    central = RunParams(dataset="adult", method="DP-CTGAN").relevant()
+    for cell in (federated, central):
+        assert {cell.calibration, cell.rounds, cell.gaussian_share, cell.generator, cell.max_model_mb} == {None}
+    assert (federated.epochs, federated.participation, federated.clients) == (3, 0.1, 100)
+    assert (central.epochs, central.participation, central.clients) == (None, None, None)
+    assert RunParams(dataset="adult", method="AIM", epochs=3).relevant().epochs is None
+
+
 def test_a_run_draws_an_independent_seed_for_each_purpose_and_keeps_fixed_ones() -> None:
     cell = RunParams(dataset="adult", method="NaiveFLAIM")
     first, again, second = (seeds_of(Run(cell, seed)) for seed in (0, 0, 1))

@@ -10,7 +10,7 @@ import pytest
 from marginal_sdg import Domain, Table, Workload
 from marginal_sdg.errors import DataError
 from marginal_sdg.graphical.model import GraphicalModel
-from marginal_sdg.metrics import classifier_scores, heterogeneity, nll, workload_error
+from marginal_sdg.metrics import classifier_scores, heterogeneity, kde_nll, nll, workload_error
 
 
 def rows(domain, *records) -> Table:
@@ -28,6 +28,18 @@ def test_workload_error_is_the_mean_l1_distance_of_normalised_marginals():
 
 def test_nll_of_a_uniform_model_is_the_log_of_the_domain_size():
     assert nll(GraphicalModel(TWO, {}, 1.0), rows(TWO, (0, 1))) == pytest.approx(np.log(4))
+
+
+def test_kde_nll_is_a_density_of_codes_and_leaves_out_constant_columns():
+    """Scott's rule on 1,000 rows of one column: a Gaussian mixture with known centres and width."""
+    domain = Domain.from_shape({"x": 5, "constant": 3})
+    synthetic = rows(domain, *[(k % 5, 1) for k in range(1000)])
+    width = np.std(synthetic.column("x"), ddof=1) * 1000 ** (-1 / 5)
+    density = np.mean(np.exp(-((2 - np.arange(5)) ** 2) / (2 * width**2))) / (width * np.sqrt(2 * np.pi))
+    assert kde_nll(synthetic, rows(domain, (2, 0), (2, 2))) == pytest.approx(-np.log(density))
+    assert np.isnan(kde_nll(rows(domain, (1, 1), (1, 1)), synthetic))  # nothing varies
+    twins = Domain.from_shape({"x": 5, "y": 5})
+    assert np.isnan(kde_nll(rows(twins, *[(k % 5, k % 5) for k in range(50)]), rows(twins, (1, 2))))
 
 
 def test_heterogeneity_is_the_mean_total_variation_over_all_small_marginals(domain, clients):

@@ -327,3 +327,18 @@ def test_the_smoke_config_gives_complete_rows_and_the_same_ones_again(tmp_path: 
     events = [json.loads(line) for line in (tmp_path / "first" / "events.jsonl").read_text().splitlines()]
     assert sum(event["event"] == "round" for event in events) == 4
     assert "Promised: (5, 1e-05)" in (tmp_path / "first" / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_the_gans_run_from_a_config(tmp_path: Path) -> None:
+    config = Path(__file__).parents[2] / "configs" / "table1_ctgan.yaml"
+    tiny = {"dataset": "adult", "max_rows": 500, "clients": 5, "partition": "iid", "epochs": 1, "seeds": 1}
+    settings = [word for name, value in tiny.items() for word in ("--set", f"{name}={value}")]
+    assert main(["--config", str(config), *settings, "--workers", "0", "--out", str(tmp_path)]) == DONE
+    with (tmp_path / "runs.csv").open() as file:
+        found = {row["method"]: row for row in csv.DictReader(file)}
+    assert set(found) == {"DP-CTGAN", "Fed DP-CTGAN"}
+    for row in found.values():
+        assert 10 < float(row["nll"]) < 60 and 10 < float(row["nll_kde"]) < 80
+        assert (row["privacy"], row["rounds"], row["calibration"]) == ("yes", "", "")
+    assert float(found["Fed DP-CTGAN"]["client_sent_ideal_bytes"]) > 0
