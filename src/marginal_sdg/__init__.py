@@ -27,7 +27,7 @@ _PUBLIC = {
     "Table": "encoding",
     "Workload": "workload",
     "decode": "encoding",
-    "draft_domain": "domain",
+    "draft_domain": "draft",
     "encode": "encoding",
     "load_dataset": "datasets",
 }
@@ -55,7 +55,8 @@ if TYPE_CHECKING:
     from marginal_sdg.attribute import Attribute
     from marginal_sdg.baselines.mwem import MWEM
     from marginal_sdg.datasets import load_dataset
-    from marginal_sdg.domain import Domain, draft_domain
+    from marginal_sdg.domain import Domain
+    from marginal_sdg.draft import draft_domain
     from marginal_sdg.encoding import Table, decode, encode
     from marginal_sdg.fhaim import FHAIM
     from marginal_sdg.graphical.model import GraphicalModel

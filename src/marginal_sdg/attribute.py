@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import difflib
 import math
 from collections.abc import Iterable, Mapping
@@ -13,8 +14,12 @@ from marginal_sdg.errors import DomainError
 Label = str | int | float | bool
 """A category as it stands in the table."""
 
+Bound = float | dt.date
+"""A bound of a number, of a day (``date``) or of a moment to the second (``datetime``, no time zone)."""
+
 _MAX_CODES = 1_000_000  # beyond it, not even a 1-way marginal is worth its noise
 _MAX_BOUND = 2.0**53  # beyond it, neighbouring integers are one float
+_EPOCH = dt.datetime(1970, 1, 1)
 
 
 def nearest(name: object, known: Iterable[object]) -> str:
@@ -25,18 +30,20 @@ def nearest(name: object, known: Iterable[object]) -> str:
 
 @dataclass(frozen=True)
 class Attribute:
-    """One column: either ``categories``, or a number in [``lower``, ``upper``] cut into equal ``bins``.
+    """One column: either ``categories``, or a number or a date in [``lower``, ``upper``] cut into equal ``bins``.
 
     Parameters
     ----------
     name: the column's name.
     categories: the labels, in code order; all strings, all integers, all floats or all booleans.
-    lower, upper: public bounds of a number, both inclusive.
-    bins: number of equal-width bins [a, b), the last one [a, b]; without it an integer has a code per value.
+    lower, upper: public bounds, both inclusive: two numbers; or two dates, or two times to the second without a time
+        zone, each as Python's ``date`` or ``datetime`` or in ISO 8601.
+    bins: number of equal-width bins [a, b), the last one [a, b]; without it an integer or day has a code per value.
     integer: the number is an integer; it decodes to integers.
     missing: "error", or "category": one more code, the last one, for missing values.
     outside: what a value outside the domain does: "error", "clip" (numbers: moves to the bound), or
         "missing" (becomes the missing code).
+    other: the category that stands for every value that is not listed; it must be one of ``categories``.
 
     Raises
     ------
@@ -45,12 +52,13 @@ class Attribute:
 
     name: str
     categories: tuple[Label, ...] | None = None
-    lower: float | None = None
-    upper: float | None = None
+    lower: Bound | None = None
+    upper: Bound | None = None
     bins: int | None = None
     integer: bool = False
     missing: str = "error"
     outside: str = "error"
+    other: Label | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
@@ -65,6 +73,8 @@ class Attribute:
             raise self._error("outside: clip is for numbers only; use error or missing")
         if self.outside == "missing" and self.missing != "category":
             raise self._error("outside: missing needs missing: category")
+        if self.other is not None and self.outside != "error":
+            raise self._error(f"other says what an unlisted value becomes; drop outside: {self.outside}")
         if self.size > _MAX_CODES:
             raise self._error(f"{self.size} codes are too many; set bins")
 
@@ -83,21 +93,28 @@ class Attribute:
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """``(lower, upper)`` of a number; DomainError for categories."""
+        """``(lower, upper)`` as numbers, dates in days and times in seconds since 1970; DomainError for categories."""
         if self.lower is None or self.upper is None:
             raise self._error("has categories, not bounds")
-        return self.lower, self.upper
+        return _as_number(self.lower), _as_number(self.upper)
 
     @property
     def kind(self) -> str:
-        """``"string"``, ``"boolean"``, ``"integer"`` or ``"floating"``: what the column's values are."""
+        """What the column's values are: string, boolean, integer, floating, date or datetime."""
         if self.categories is not None:
             return _label_kind(self.categories[0])
+        if isinstance(self.lower, dt.date):
+            return "datetime" if isinstance(self.lower, dt.datetime) else "date"
         return "integer" if self.integer else "floating"
 
+    @property
+    def whole(self) -> bool:
+        """Whether values between the bounds are whole: integers, days or seconds."""
+        return self.integer or self.kind in ("date", "datetime")
+
     def to_dict(self) -> dict[str, Any]:
-        """The declaration as plain values, defaults and name left out."""
-        given = {f.name: getattr(self, f.name) for f in fields(self)[1:]}
+        """The declaration as plain values (dates in ISO 8601), defaults and name left out."""
+        given = {f.name: _iso(getattr(self, f.name)) for f in fields(self)[1:]}
         if self.categories is not None:
             given["categories"] = list(self.categories)
         return {f.name: given[f.name] for f in fields(self)[1:] if given[f.name] != f.default}
@@ -148,34 +165,65 @@ class Attribute:
             twice = next(c for i, c in enumerate(self.categories) if c in self.categories[:i])
             raise self._error(f"category {twice!r} is listed twice")
 
+        if self.other is not None and self.other not in self.categories:
+            raise self._error(f"other ({self.other!r}) must be one of the categories; add it to them")
+
     def _check_number(self) -> None:
         if self.lower is None or self.upper is None:
             raise self._error("needs categories, or both lower and upper")
-        for field in ("lower", "upper", "bins", "integer"):
+        if self.other is not None:
+            raise self._error("other is for categories only; use outside: clip")
+        for field in ("bins", "integer"):
             object.__setattr__(self, field, plain(getattr(self, field)))
-        for field in ("lower", "upper"):
-            value = getattr(self, field)
-            if not is_number(value) or not abs(value) <= _MAX_BOUND:
-                raise self._error(f"{field} must be a finite number of at most 2^53, got {value!r}")
-        lower, upper = self.bounds
-        if upper < lower or (upper == lower and not self.integer):
-            raise self._error(f"upper ({upper}) must be above lower ({lower})")
+        self._check_bounds()
         if self.bins is not None and (not is_integer(self.bins) or self.bins < 1):
             raise self._error(f"bins must be an integer of at least 1, got {self.bins!r}")
-        if self.integer is True:
-            self._check_integer()
-        elif self.integer is not False:
+        if not isinstance(self.integer, bool):
             raise self._error(f"integer must be true or false, got {self.integer!r}")
+        if self.integer and isinstance(self.lower, dt.date):
+            raise self._error("integer is for numbers; dates and times are whole anyway, drop it")
+        if self.whole:
+            self._check_whole()
         elif self.bins is None:
             raise self._error("a number needs bins, or integer: true for one code per integer")
 
-    def _check_integer(self) -> None:
+    def _check_bounds(self) -> None:
+        for field in ("lower", "upper"):
+            object.__setattr__(self, field, self._checked_bound(field))
+        kinds = {type(bound) if isinstance(bound, dt.date) else float for bound in (self.lower, self.upper)}
+        if len(kinds) > 1:
+            raise self._error(f"lower ({self.lower}) and upper ({self.upper}) must both be numbers, dates or times")
+        lower, upper = self.bounds
+        if upper < lower or (upper == lower and not self.whole):
+            raise self._error(f"upper ({self.upper}) must be above lower ({self.lower})")
+
+    def _checked_bound(self, field: str) -> Bound:
+        value = plain(getattr(self, field))
+        if isinstance(value, str):
+            try:
+                value = dt.date.fromisoformat(value) if len(value) == 10 else dt.datetime.fromisoformat(value)
+            except ValueError:
+                raise self._error(
+                    f"{field} must be a number, a date such as 2020-12-31 or a time such as 2020-12-31T23:59:59, "
+                    f"got {value!r}"
+                ) from None
+        if isinstance(value, dt.datetime):
+            if value.tzinfo is not None or value.microsecond:
+                raise self._error(f"{field} must be a time in whole seconds without a time zone, got {value}")
+            return dt.datetime(*value.timetuple()[:6])  # not pandas' own kind of datetime
+        if isinstance(value, dt.date):
+            return value
+        if not is_number(value) or not abs(value) <= _MAX_BOUND:
+            raise self._error(f"{field} must be a finite number of at most 2^53, or a date, got {value!r}")
+        return float(value) if isinstance(value, float) else int(value)
+
+    def _check_whole(self) -> None:
         lower, upper = self.bounds
         if lower != int(lower) or upper != int(upper):
-            raise self._error(f"integer bounds must be integers, got [{lower}, {upper}]")
+            raise self._error(f"integer bounds must be integers, got [{self.lower}, {self.upper}]")
         # an equal-width bin of width 1 or more holds an integer, so every code can be decoded
         if self.bins is not None and self.bins > max(1, upper - lower):
-            raise self._error(f"{self.bins} bins are more than upper - lower = {upper - lower}; use fewer or none")
+            raise self._error(f"{self.bins} bins are more than upper - lower = {upper - lower:.10g}; use fewer or none")
 
 
 def is_integer(value: object) -> bool:
@@ -201,3 +249,14 @@ def _label_kind(label: object) -> str:
     if isinstance(label, int):
         return "integer"
     return "floating" if isinstance(label, float) and math.isfinite(label) else "other"
+
+
+def _as_number(bound: Bound) -> float:
+    """A number as it is, a day as days since 1970, a moment as seconds since 1970."""
+    if isinstance(bound, dt.datetime):
+        return (bound - _EPOCH) // dt.timedelta(seconds=1)
+    return bound.toordinal() - _EPOCH.toordinal() if isinstance(bound, dt.date) else bound
+
+
+def _iso(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, dt.date) else value

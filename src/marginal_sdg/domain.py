@@ -2,7 +2,7 @@
 
 A domain is declared by people, from public knowledge (a code book, the law, a unit's range). It is never
 inferred from private rows behind the user's back: bounds and categories read off a table leak its records.
-``draft_domain`` writes a first version to review, and says what it read off the data.
+``draft_domain`` (``draft.py``) writes a first version to review, and says what it read off the data.
 """
 
 from __future__ import annotations
@@ -14,15 +14,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from marginal_sdg.attribute import Attribute, Label, is_integer, nearest, plain
 from marginal_sdg.errors import DomainError
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-__all__ = ["Attribute", "Clique", "Domain", "DraftDomain", "Label", "draft_domain", "nearest"]
+__all__ = ["Attribute", "Clique", "Domain", "Label", "nearest"]
 
 Clique = tuple[str, ...]
 """Attribute names, each once, in domain order."""
@@ -156,10 +153,13 @@ class Domain(Mapping[str, Attribute]):
         """YAML text, as ``from_yaml`` reads it: one attribute a line where it fits."""
         import yaml
 
-        text: str = yaml.safe_dump(
-            self.to_dict(), sort_keys=False, allow_unicode=True, width=110, default_flow_style=None
-        )
-        return text
+        def dump(*, allow_unicode: bool) -> str:
+            style: dict[str, Any] = {"sort_keys": False, "width": 110, "default_flow_style": None}
+            return str(yaml.safe_dump(self.to_dict(), allow_unicode=allow_unicode, **style))
+
+        text = dump(allow_unicode=True)
+        # YAML takes these for line ends, unless they are escaped
+        return dump(allow_unicode=False) if set("\x85\u2028\u2029") & set(text) else text
 
     def save(self, path: str | Path, header: str = "") -> None:
         """Write a YAML or JSON file (by its ending); ``header`` becomes comment lines in YAML."""
@@ -184,7 +184,7 @@ def _describe(attribute: Attribute) -> str:
     if attribute.categories is not None:
         shown = ", ".join(str(label) for label in attribute.categories[:5])
         return shown + (", …" if len(attribute.categories) > 5 else "")
-    unit = "integers" if attribute.integer else "numbers"
+    unit = {"integer": "integers", "date": "dates", "datetime": "times"}.get(attribute.kind, "numbers")
     return f"{unit} in [{attribute.lower}, {attribute.upper}]"
 
 
@@ -203,74 +203,3 @@ def _unique_key_loader() -> Any:
             return mapping
 
     return Loader
-
-
-@dataclass(frozen=True)
-class DraftDomain:
-    """A first domain that was read off a table, and ``notes`` on what needs public knowledge before use."""
-
-    domain: Domain
-    notes: tuple[str, ...]
-
-    def save(self, path: str | Path) -> None:
-        """Write a YAML file to review; its header says what is not public yet."""
-        path = Path(path)
-        if path.suffix == ".json":
-            raise DomainError(f"{path}: save a draft as .yaml, so that its warnings stay with it")
-        header = (
-            "DRAFT, read off a private table. NOT public knowledge: used as it stands, it leaks records.\n"
-            "Replace every value named below by one that is known without the data (a code book, a unit's\n"
-            "range), then delete this header.\n"
-        )
-        self.domain.save(path, header + "".join(f"- {note}\n" for note in self.notes))
-
-
-def draft_domain(frame: pd.DataFrame, bins: int = 32) -> DraftDomain:
-    """Draft a domain for a table, to be reviewed by someone who knows the data.
-
-    Parameters
-    ----------
-    frame: the private table; what is read off it is listed in the notes.
-    bins: equal-width bins of a number; an integer of a smaller range gets a code per value.
-
-    Raises
-    ------
-    DomainError: the table is empty, or a column is neither text, number nor boolean.
-    """
-    if not len(frame) or not len(frame.columns):
-        raise DomainError("a domain cannot be drafted from an empty table; write it by hand")
-    drafts = [_draft_attribute(str(name), frame.iloc[:, i], bins) for i, name in enumerate(frame.columns)]
-    return DraftDomain(
-        Domain(tuple(attribute for attribute, _ in drafts)),
-        tuple(note for _, notes in drafts for note in notes),
-    )
-
-
-def _draft_attribute(name: str, column: pd.Series[Any], bins: int) -> tuple[Attribute, list[str]]:
-    import pandas as pd
-
-    values = column.dropna()
-    gaps = len(values) < len(column)
-    missing = "category" if gaps else "error"
-    notes = [f"{name}: has missing values, and so a missing code"] if gaps else []
-    if isinstance(values.dtype, pd.CategoricalDtype):
-        values = pd.Series(values.cat.categories)
-    holds = pd.api.types.infer_dtype(values, skipna=True)
-    if holds == "boolean":
-        return Attribute(name, categories=(False, True), missing=missing), notes
-    if holds == "string":
-        labels = sorted(str(label) for label in values.unique())
-        notes.append(f"{name}: its {len(labels)} categories are those that occur; list all that may occur")
-        if len(labels) > max(100, len(column) // 10):
-            notes.append(f"{name}: looks like an identifier or free text; drop the column")
-        return Attribute(name, categories=tuple(labels), missing=missing), notes
-    if holds not in ("integer", "floating", "mixed-integer-float"):
-        raise DomainError(f"column {name!r} holds {holds} values; convert it to text, numbers or booleans")
-    numbers = values.astype(float)
-    lower, upper = float(numbers.min()), float(numbers.max())
-    notes.append(f"{name}: its bounds are its smallest and largest value; give public ones")
-    if bool((numbers == numbers.round()).all()):
-        low, high = int(lower), int(upper)
-        cut = bins if high - low > bins else None
-        return Attribute(name, lower=low, upper=high, bins=cut, integer=True, missing=missing), notes
-    return Attribute(name, lower=lower, upper=upper, bins=bins, missing=missing), notes

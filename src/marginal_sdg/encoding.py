@@ -27,7 +27,10 @@ _FITTING = {
     "boolean": {"boolean"},
     "integer": {"integer", "floating", "mixed-integer-float"},
     "floating": {"integer", "floating", "mixed-integer-float"},
+    "date": {"date", "datetime", "datetime64"},
+    "datetime": {"date", "datetime", "datetime64"},
 }
+_UNITS = {"date": "D", "datetime": "s"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,19 +170,22 @@ def _label_codes(column: pd.Series[Any], attribute: Attribute) -> _Integers:
     codes: _Integers = labels.get_indexer(pd.Index(values, dtype=dtype)).astype(np.int64)
     unknown = codes < 0
     if unknown.any():
+        if attribute.other is not None:
+            codes[unknown] = (attribute.categories or ()).index(attribute.other)
+            return codes
         if attribute.outside == "error":
             raise DataError(
                 f"column {attribute.name!r} holds values outside its {attribute.values} categories; "
-                f"declare them, or set outside: missing"
+                f"declare them, name one of them as other, or set outside: missing"
             )
         codes[unknown] = attribute.values
     return codes
 
 
 def _bin_codes(column: pd.Series[Any], attribute: Attribute) -> _Integers:
-    """Codes of numbers without gaps."""
+    """Codes of numbers, days or times without gaps."""
     lower, upper = attribute.bounds
-    x: _Reals = column.to_numpy(dtype=np.float64)
+    x = _moments(column, attribute) if attribute.kind in _UNITS else column.to_numpy(dtype=np.float64)
     outside = (x < lower) | (x > upper)
     if outside.any() and attribute.outside == "error":
         raise DataError(
@@ -187,15 +193,23 @@ def _bin_codes(column: pd.Series[Any], attribute: Attribute) -> _Integers:
             f"widen them, or set outside: clip"
         )
     x = np.clip(x, lower, upper)
-    if attribute.integer:
+    if attribute.whole:
         if (x != np.floor(x)).any():
             raise DataError(f"column {attribute.name!r} is declared integer but holds fractions; round it, or set bins")
-        codes = np.searchsorted(_first_integers(attribute)[:-1], x, side="right") - 1
+        codes = np.searchsorted(bin_edges(attribute)[:-1], x, side="right") - 1
     else:
         codes = _floor_bin(x, attribute)
     if attribute.outside == "missing":
         codes[outside] = attribute.values
     return codes.astype(np.int64)
+
+
+def _moments(column: pd.Series[Any], attribute: Attribute) -> _Reals:
+    """Days or seconds since 1970, rounded down."""
+    times = column if pd.api.types.is_datetime64_any_dtype(column.dtype) else pd.to_datetime(column)
+    if isinstance(times.dtype, pd.DatetimeTZDtype):
+        raise DataError(f"column {attribute.name!r} has a time zone; convert it to local times (dt.tz_localize(None))")
+    return times.to_numpy().astype(f"datetime64[{_UNITS[attribute.kind]}]").astype(np.float64)
 
 
 def _floor_bin(x: _Reals, attribute: Attribute) -> _Integers:
@@ -204,13 +218,19 @@ def _floor_bin(x: _Reals, attribute: Attribute) -> _Integers:
     return np.minimum(share.astype(np.int64), attribute.values - 1)
 
 
-def _first_integers(attribute: Attribute) -> _Integers:
-    """(values + 1,): the first integer of every bin, then one past the last integer; exact arithmetic."""
-    lower, upper = (int(bound) for bound in attribute.bounds)
+def bin_edges(attribute: Attribute) -> npt.NDArray[Any]:
+    """(values + 1,): where the bins of a number begin, and where the last one ends.
+
+    Of integers, days and seconds: the first one of every bin, then one past the last, int64 and exact.
+    """
+    if not attribute.whole:
+        lower, upper = attribute.bounds
+        return lower + np.arange(attribute.values + 1) * ((upper - lower) / attribute.values)
+    first, last = (int(bound) for bound in attribute.bounds)
     if attribute.bins is None:
-        return np.arange(lower, upper + 2, dtype=np.int64)
+        return np.arange(first, last + 2, dtype=np.int64)
     bins = attribute.bins
-    return np.array([lower - (-k * (upper - lower) // bins) for k in range(bins)] + [upper + 1], dtype=np.int64)
+    return np.array([first - (-k * (last - first) // bins) for k in range(bins)] + [last + 1], dtype=np.int64)
 
 
 def _decode_column(codes: Codes, attribute: Attribute, rng: np.random.Generator) -> pd.Series[Any]:
@@ -219,9 +239,12 @@ def _decode_column(codes: Codes, attribute: Attribute, rng: np.random.Generator)
     values: pd.Series[Any]
     if attribute.categories is not None:
         values = pd.Series(list(attribute.categories)).take(known).reset_index(drop=True)
-    elif attribute.integer:
-        first = _first_integers(attribute)
-        values = pd.Series(rng.integers(first[known], first[known + 1]))
+    elif attribute.whole:
+        first = bin_edges(attribute)
+        drawn = rng.integers(first[known], first[known + 1])
+        unit = _UNITS.get(attribute.kind)
+        # pandas has no days: a day is its midnight
+        values = pd.Series(drawn.astype(f"datetime64[{unit}]").astype("datetime64[s]") if unit else drawn)
     else:
         values = pd.Series(_draw_in_bins(known, attribute, rng))
     if absent is None:

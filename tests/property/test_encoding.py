@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pandas as pd
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from marginal_sdg.domain import Attribute, Domain
@@ -18,7 +18,7 @@ finite = st.floats(-1e6, 1e6).map(lambda x: x + 0.0)  # no -0.0
 @st.composite
 def attributes(draw, name="x"):
     missing = draw(st.sampled_from(["error", "category"]))
-    kind = draw(st.sampled_from(["labels", "integer", "binned integer", "float"]))
+    kind = draw(st.sampled_from(["labels", "integer", "binned integer", "float", "dates", "times"]))
     if kind == "labels":
         labels = draw(
             st.one_of(
@@ -28,11 +28,17 @@ def attributes(draw, name="x"):
                 st.lists(finite, min_size=1, max_size=8, unique=True),
             )
         )
-        return Attribute(name, categories=tuple(labels), missing=missing)
+        other = draw(st.sampled_from([None, labels[-1]]))
+        return Attribute(name, categories=tuple(labels), missing=missing, other=other)
     if kind == "float":
         lower, width = draw(finite), draw(st.floats(1e-3, 1e6))
         bins = draw(st.integers(1, 300))
         return Attribute(name, lower=lower, upper=lower + width, bins=bins, missing=missing)
+    if kind in ("dates", "times"):
+        ends = draw(st.lists(st.dates() if kind == "dates" else st.datetimes(), min_size=2, max_size=2, unique=True))
+        low, high = sorted(end if kind == "dates" else end.replace(microsecond=0) for end in ends)
+        assume(low < high)
+        return Attribute(name, lower=low, upper=high, bins=1, missing=missing)
     lower, span = draw(st.integers(-(10**9), 10**9)), draw(st.integers(0, 500))
     bins = draw(st.integers(1, max(1, span))) if kind == "binned integer" else None
     return Attribute(name, lower=lower, upper=lower + span, bins=bins, integer=True, missing=missing)

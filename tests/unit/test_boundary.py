@@ -329,7 +329,7 @@ LAYERS = [
     {"crypto"},
     {"attribute", "privacy", "schedule", "scores"},
     {"domain"},
-    {"encoding", "release"},
+    {"encoding", "release", "draft"},
     {"marginals"},
     {"workload", "graphical"},
     {"generators", "metrics"},
