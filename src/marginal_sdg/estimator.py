@@ -10,6 +10,7 @@ import pandas as pd
 
 from marginal_sdg.backends.holders import Records, coded
 from marginal_sdg.domain import Domain
+from marginal_sdg.dtypes import kept_dtypes, with_dtypes
 from marginal_sdg.encoding import Table, decode
 from marginal_sdg.errors import ConfigError, NotFittedError
 from marginal_sdg.loop import OnEvent
@@ -17,6 +18,10 @@ from marginal_sdg.privacy.budget import Budget
 from marginal_sdg.privacy.noise import Source
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from typing_extensions import Self
+
     from marginal_sdg.report import Page
 
 
@@ -35,7 +40,7 @@ class Estimator:
         """The constructor's arguments by name."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
-    def set_params(self, **params: Any) -> Any:
+    def set_params(self, **params: Any) -> Self:
         """Change constructor arguments; an unknown name raises ``ConfigError``."""
         for name, value in params.items():
             if name not in self.get_params():
@@ -67,7 +72,16 @@ class Estimator:
         return noise, public
 
     def _encoded(self, records: Records) -> Table:
-        return coded(records, self.domain)
+        """Code the records of a fit, and remember their columns' types."""
+        table = coded(records, self.domain)
+        self._keep_types([records])
+        return table
+
+    def _keep_types(self, tables: Sequence[Records]) -> None:
+        self._dtypes: dict[str, Any] = {}
+        for frame in tables:
+            if isinstance(frame, pd.DataFrame):
+                self._dtypes |= kept_dtypes(frame, self.domain.project(frame.columns))
 
     def _fitted(self) -> Any:
         if not hasattr(self, "model_"):
@@ -81,9 +95,10 @@ class Estimator:
         return table
 
     def sample(self, rows: int | None = None, seed: int | None = None) -> pd.DataFrame:
-        """Synthetic records that look like the input: labels, and numbers drawn inside their bins."""
+        """Synthetic records that look like the input: its types, labels, and numbers drawn inside their bins."""
         table = self.sample_table(rows, seed)
-        return decode(table, self._rows.generator() if seed is None else np.random.default_rng([seed, 1]))
+        rng = self._rows.generator() if seed is None else np.random.default_rng([seed, 1])
+        return with_dtypes(decode(table, rng), self._dtypes)
 
     def report(self, real: Records | None = None) -> Page:
         """What was spent and what it protects, as a page for people; with ``real``, the holder's table, also errors.
@@ -93,7 +108,7 @@ class Estimator:
         from marginal_sdg.report import synthesis_report
 
         self._fitted()
-        return synthesis_report(self, None if real is None else self._encoded(real))
+        return synthesis_report(self, None if real is None else coded(real, self.domain))
 
     def _repr_html_(self) -> str:
         return f"<code>{self!r}</code>" + (self.ledger._repr_html_() if hasattr(self, "ledger") else " not fitted")

@@ -87,6 +87,7 @@ class FHAIM(Synthesizer):
         plan_schedule(self.rounds, AIM_COSTS, budget.rho, self.gaussian_share, 1)
         split = split_rows if self.split == "rows" else split_columns
         tables = split(given, self.domain, self.max_records)
+        self._keep_types(given)
         noise, _ = self._sources()
         account = Ledger(budget, noise, group=self.records_per_person, parent=ledger)
         if self.release == "scores":

@@ -96,6 +96,12 @@ class Synthesizer(Estimator):
         self.timings_ = result.seconds
         self.ledger = ledger
 
+    def marginal(self, clique: Iterable[str]) -> pd.DataFrame:
+        """A marginal of the model as a frame: labels, expected ``count`` and its ``standard_error``, in records."""
+        from marginal_sdg.estimates import marginal_frame
+
+        return marginal_frame(self._fitted(), self.measurements_, clique)
+
 
 @dataclass(eq=False)
 class AIM(Synthesizer):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
 
@@ -54,6 +54,22 @@ class Workload:
         everything = list(combinations(domain.names, ways))
         chosen = np.random.default_rng(seed).choice(total, min(total, count), replace=False)
         return cls(domain, tuple(everything[i] for i in chosen))
+
+    def covering(self) -> Workload:
+        """The same with every attribute that it leaves out as a clique of its own, so that none stays unmeasured."""
+        covered = {name for clique in self.cliques for name in clique}
+        alone = tuple((name,) for name in self.domain.names if name not in covered)
+        return replace(self, cliques=self.cliques + alone, weights=self.weights + (1.0,) * len(alone))
+
+    def favouring(self, target: str, factor: float = 4.0) -> Workload:
+        """For predicting ``target``: its pairs with all other attributes join, and cliques with it weigh more."""
+        self.domain.index(target)
+        present = set(self.cliques)
+        pairs = [self.domain.clique((target, name)) for name in self.domain.names if name != target]
+        new = tuple(pair for pair in pairs if pair not in present)
+        cliques, weights = self.cliques + new, self.weights + (1.0,) * len(new)
+        heavier = tuple(w * factor if target in clique else w for clique, w in zip(cliques, weights, strict=True))
+        return replace(self, cliques=cliques, weights=heavier)
 
     @cached_property
     def closure(self) -> tuple[Clique, ...]:

@@ -70,6 +70,7 @@ MAY_COUNT = {
     "backends/vault.py",
     "graphical/model.py",  # the log-likelihood of a table that its holder asks about
     "metrics.py",  # research metrics, for whoever has the real table
+    "evaluation.py",  # the same for the holder of a table
 }
 
 
@@ -329,12 +330,12 @@ LAYERS = [
     {"crypto"},
     {"attribute", "privacy", "schedule", "scores"},
     {"domain"},
-    {"encoding", "release", "draft"},
-    {"marginals"},
+    {"encoding", "release", "draft", "dtypes"},
+    {"marginals", "condition"},
     {"workload", "graphical"},
-    {"generators", "metrics"},
+    {"generators", "metrics", "estimates"},
     {"backends", "datasets"},
-    {"loop", "report"},
+    {"loop", "report", "evaluation", "table_files"},
     {"estimator"},
     {"synthesizers"},
     {"baselines", "fhaim"},

@@ -223,7 +223,7 @@ def tiny(bare, monkeypatch):
     (bare / "domains").mkdir()
     Domain.from_dict({"Class": {"categories": ["no", "yes"]}}).save(bare / "domains" / "credit.yaml")
     monkeypatch.setattr(registry, "shipped_folder", lambda: bare)
-    monkeypatch.setattr(registry, "_facts", lambda name: facts)
+    monkeypatch.setattr(registry, "facts_of", lambda name: facts)
     return facts
 
 

@@ -65,6 +65,9 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             file.close()
             temporary.unlink()
             raise
+    mask = os.umask(0)
+    os.umask(mask)
+    temporary.chmod(0o666 & ~mask)  # as a file that is written directly
     temporary.replace(path)
 
 

@@ -64,7 +64,7 @@ def load_dataset(name: str) -> Dataset:
     """
     if name not in DATASETS:
         raise DataError(f"unknown data set {name!r}{nearest(name, DATASETS)}; known: {', '.join(DATASETS)}")
-    facts = _facts(name)
+    facts = facts_of(name)
     frame, place = _read(facts.get("table", name), facts)
     edition = _check(frame, facts, place)
     domain = Domain.load(shipped_folder() / "domains" / f"{name}.yaml")
@@ -83,11 +83,23 @@ def load_dataset(name: str) -> Dataset:
     )
 
 
-def _facts(name: str) -> dict[str, Any]:
+def facts_of(name: str) -> dict[str, Any]:
+    """What is recorded of a data set: columns, target, licence, source, and rows of its known editions."""
     import yaml
 
     facts: dict[str, Any] = yaml.safe_load((shipped_folder() / "datasets.yaml").read_text(encoding="utf-8"))[name]
     return facts
+
+
+def place_of(name: str) -> str:
+    """Where ``load_dataset`` would find a data set."""
+    file = f"{facts_of(name).get('table', name)}.parquet"
+    folder = user_folder()
+    if (shipped_folder() / file).is_file():
+        return "comes with the package"
+    if folder is not None and (folder / file).is_file():
+        return "$MARGINAL_SDG_DATA"
+    return "cache" if (cache_folder() / "datasets" / file).is_file() else "to be fetched"
 
 
 def _read(name: str, facts: dict[str, Any]) -> tuple[pd.DataFrame, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -188,6 +188,11 @@ class GraphicalModel:
 
     def save(self, path: str | Path) -> None:
         """Write domain, potentials and total to one ``.npz`` file; no pickle."""
+        with Path(path).open("wb") as file:
+            self.save_to(file)
+
+    def save_to(self, file: IO[bytes]) -> None:
+        """The same to an open file."""
         header = {
             "format": _FORMAT,
             "domain": self.domain.to_dict(),
@@ -196,8 +201,7 @@ class GraphicalModel:
         }
         arrays = {f"potential_{k}": theta for k, theta in enumerate(self.potentials.values())}
         encoded = np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)
-        with Path(path).open("wb") as file:
-            np.savez_compressed(file, header=encoded, **arrays)  # type: ignore[arg-type]
+        np.savez_compressed(file, header=encoded, **arrays)  # type: ignore[arg-type]
 
     @classmethod
     def load(cls, path: str | Path) -> GraphicalModel:

@@ -1,0 +1,135 @@
+"""A file that adds up what several runs, in different processes, spend on one table.
+
+A run reserves its whole budget before it touches the table. What is reserved stays spent, whatever becomes of the run:
+killed and started again, it reserves again. The file is replaced in one step and under a lock, so a reader or a crash
+never meets half of it, and two runs at once cannot both take what is enough for one.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from ..errors import BudgetError
+from .budget import Budget
+from .ledger import Charge, Ledger
+from .noise import Source
+
+_FORMAT = "marginal_sdg.ledger/1"
+
+
+@dataclass(frozen=True)
+class LedgerFile:
+    """The budget of one table, in a JSON file at ``path``.
+
+    Parameters
+    ----------
+    path: the file; it is created by the first reservation.
+    total: what all runs together may spend; needed for the first run, and later only compared.
+    group: how many records the protected person may have; the same for all runs.
+    """
+
+    path: Path
+    total: Budget | None = None
+    group: int = 1
+
+    def reserve(self, budget: Budget, what: str) -> None:
+        """Record that ``budget`` is spent, durably.
+
+        Raises
+        ------
+        BudgetError: the total would be exceeded (nothing is recorded), or the file is damaged or of other terms.
+        """
+        with self._locked():
+            state = self._read()
+            limit = Budget(**state["total"]).rho
+            spent = sum((Fraction(run["rho"]) for run in state["runs"]), Fraction(0))
+            if spent + budget.rho > limit:
+                raise BudgetError(
+                    f"{self.path}: this run needs rho {float(budget.rho):.6g}, but {float(limit - spent):.6g} of "
+                    f"{float(limit):.6g} is left for this table; lower epsilon"
+                )
+            state["runs"].append(
+                {
+                    "at": dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
+                    "what": what,
+                    "epsilon": budget.epsilon,
+                    "delta": budget.delta,
+                    "rho": str(budget.rho),
+                }
+            )
+            self._write(state)
+
+    def _read(self) -> dict[str, Any]:
+        if not self.path.exists():
+            if self.total is None:
+                raise BudgetError(f"{self.path}: does not exist yet; say what all runs may spend (--total-epsilon)")
+            return {"format": _FORMAT, "total": vars(self.total), "records_per_person": self.group, "runs": []}
+        try:
+            state: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8"))
+            if state["format"] != _FORMAT:
+                raise BudgetError(f"{self.path}: is of format {state['format']!r}, this version reads {_FORMAT!r}")
+            total, group = Budget(**state["total"]), int(state["records_per_person"])
+            if any(Fraction(run["rho"]) < 0 for run in state["runs"]):
+                raise ValueError("a negative cost")
+        except BudgetError:
+            raise
+        except (OSError, KeyError, TypeError, AttributeError, ValueError, ZeroDivisionError):
+            raise BudgetError(f"{self.path}: cannot be read as a ledger file; restore it from a copy") from None
+        if self.total is not None and self.total != total:
+            raise BudgetError(
+                f"{self.path}: all runs may spend epsilon {total.epsilon:g}, delta {total.delta:g}, as its first run "
+                f"said, not {self.total.epsilon:g}, {self.total.delta:g}; drop --total-epsilon"
+            )
+        if group != self.group:
+            raise BudgetError(f"{self.path}: protects people with {group} records, not {self.group}; make them equal")
+        return state
+
+    def _write(self, state: dict[str, Any]) -> None:
+        """Replace the file; on disk before this returns."""
+        temporary = self.path.with_name(f".{self.path.name}.new")
+        with temporary.open("w", encoding="utf-8") as file:
+            json.dump(state, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self.path)
+        folder = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Alone with the file, until the process ends at the latest."""
+        import fcntl
+
+        lock = self.path.with_name(f".{self.path.name}.lock")
+        try:
+            with lock.open("a") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                yield
+        except OSError as error:
+            raise BudgetError(f"{self.path}: cannot be written ({error.strerror})") from None
+
+
+class FiledLedger(Ledger):
+    """What a fit takes as ``ledger=`` to be booked in a file: at its first charge, before anything is drawn."""
+
+    def __init__(self, file: LedgerFile, budget: Budget, what: str) -> None:
+        super().__init__(budget, Source.system(), group=file.group)
+        self._file, self._what = file, what
+
+    def charge(self, charge: Charge) -> None:
+        """Reserve the whole budget in the file, once; then as any ledger."""
+        if not self.charges:
+            assert self.budget is not None
+            self._file.reserve(self.budget, self._what)
+        super().charge(charge)
