@@ -341,6 +341,7 @@ LAYERS = [
     {"baselines", "fhaim"},
     {"__init__"},
     {"experiment", "roles"},
+    {"cli"},
 ]
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}
 

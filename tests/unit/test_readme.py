@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+
+from marginal_sdg.cli import main
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -17,9 +20,8 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
 
 
-def test_the_python_examples_run_as_printed(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "domain.yaml").write_text(blocks("yaml")[0])
+def table() -> pd.DataFrame:
+    """What the README's domain declares."""
     rng = np.random.default_rng(0)
     columns = {
         "age": rng.integers(18, 100, 500),
@@ -27,15 +29,36 @@ def test_the_python_examples_run_as_printed(tmp_path, monkeypatch, capsys):
         "region": rng.choice(["north", "south", "east", "west"], 500),
         "smoker": rng.choice([True, False], 500),
     }
-    pd.DataFrame(columns).to_csv("table.csv", index=False)
+    return pd.DataFrame(columns)
+
+
+def test_the_python_examples_run_as_printed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "domain.yaml").write_text(blocks("yaml")[0])
+    frame = table()
+    frame.to_csv("table.csv", index=False)
     names: dict[str, object] = {}
     encrypted = importlib.util.find_spec("openfhe") is not None
     for block in blocks("python"):
         if encrypted or 'engine="bgv"' not in block:
             exec(block, names)
     written = pd.read_csv("synthetic.csv")
-    assert set(written["region"]) <= set(columns["region"]) and written["income"].between(0, 200_000).all()
+    assert set(written["region"]) <= set(frame["region"]) and written["income"].between(0, 200_000).all()
     assert {"model.npz", "report.html"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_the_commands_run_as_printed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "domain.yaml").write_text(blocks("yaml")[0])
+    table().to_csv("table.csv", index=False)
+    commands = blocks("sh")[0].replace("\\\n", "").splitlines()
+    assert len(commands) == 5
+    for command in commands:
+        program, *words = shlex.split(command, comments=True)
+        assert program == "marginal-sdg" and main(words) == 0
+    older = pd.read_csv("older.csv")
+    assert len(older) == 100 and older["age"].min() > 60 and older["smoker"].all()
+    assert {"synthetic.csv", "report.html", "ledger.json", "draft.yaml"} <= {path.name for path in tmp_path.iterdir()}
 
 
 @pytest.mark.parametrize("link", re.findall(r"\]\((?!http)([^)#]+)\)", README.read_text(encoding="utf-8")))

@@ -1,0 +1,21 @@
+"""The mechanisms that ``synthesize`` and ``plan`` offer: estimators of one table, by name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from marginal_sdg.domain import Domain
+    from marginal_sdg.synthesizers import AIM
+
+MECHANISMS = {"aim": "AIM", "mwem": "MWEM"}
+"""Name on the command line -> public name in ``marginal_sdg``."""
+
+
+def make_mechanism(name: str, domain: Domain, **params: Any) -> AIM:
+    """The estimator behind a name; parameters that are None keep their defaults."""
+    import marginal_sdg
+
+    given = {key: value for key, value in params.items() if value is not None}
+    made: AIM = getattr(marginal_sdg, MECHANISMS[name])(domain, **given)
+    return made

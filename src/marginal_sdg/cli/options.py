@@ -1,0 +1,66 @@
+"""Options that several commands share, and how their text is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from marginal_sdg.cli.inputs import FILE
+from marginal_sdg.cli.mechanisms import MECHANISMS
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Rounds(click.ParamType[int | str]):
+    """A number of rounds, or ``adaptive``."""
+
+    name = "rounds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        """A whole number or the word."""
+        if value == "adaptive":
+            return "adaptive"
+        number: int = click.IntRange(0).convert(value, param, ctx)
+        return number
+
+
+def of_a_fit(command: Command) -> Command:
+    """What decides how a budget is spent."""
+    for option in reversed(
+        [
+            click.option("--delta", type=float, default=1e-5, show_default=True, help="Of (epsilon, delta)."),
+            click.option(
+                "--mechanism", type=click.Choice(list(MECHANISMS)), default="aim", show_default=True, help="The method."
+            ),
+            click.option("--rounds", type=Rounds(), help="A number (default 10), or adaptive."),
+            click.option(
+                "--workload",
+                default="64",
+                show_default=True,
+                help="Marginals to answer well: a number of random 3-way ones, 'age,pay;sex,job', or a YAML file.",
+            ),
+            click.option("--target", help="A column to predict: marginals with it weigh more."),
+            click.option(
+                "--records-per-person", type=click.IntRange(1), default=1, show_default=True, help="Whom to protect."
+            ),
+            click.option("--max-model-mb", type=float, default=80.0, show_default=True, help="Cap on the model."),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+def of_rows(command: Command) -> Command:
+    """Which synthetic rows to draw."""
+    for option in reversed(
+        [
+            click.option("--rows", type=click.IntRange(0), help="Default: the model's own, noisy number."),
+            click.option("--where", metavar="CONDITION", help="Only such rows, e.g. 'age > 60 and sex == Female'."),
+            click.option("--seed", type=click.IntRange(0), help="For a repeatable experiment; no real release."),
+            click.option("--out", type=FILE, required=True, help="The synthetic table: .csv or .parquet."),
+        ]
+    ):
+        command = option(command)
+    return command
