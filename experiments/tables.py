@@ -1,15 +1,121 @@
-"""Put the committed results into the README: ``python experiments/tables.py``.
+"""Rebuild the tables of the FLAIM paper, and the README's, from the committed runs: ``python experiments/tables.py``.
 
-A table stands in README.md between ``<!-- NAME -->`` and ``<!-- /NAME -->``, where NAME is a folder of results.
+``results/tables/`` gets every table as CSV (a row per value), Markdown and LaTeX: ours, the paper's, and the ratio. A
+table stands in README.md between ``<!-- NAME -->`` and ``<!-- /NAME -->``, where NAME is a folder of results.
 """
 
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+
+import pandas as pd
+
+from marginal_sdg.experiment.store import read_rows
+from marginal_sdg.experiment.summary import CellSummary, summarise
+from marginal_sdg.experiment.targets import load_targets
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "experiments" / "results"
+SHORT = {"workload_error": "error", "nll": "NLL", "nll_kde": "NLL of the density estimate"}
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A table of the paper: folders of runs that fill it, the published numbers, and what it shows of every run."""
+
+    name: str
+    folders: tuple[str, ...]
+    targets: str
+    metrics: tuple[str, ...]
+
+
+TABLES = (
+    Artefact("table1", ("table1", "table1_one_way", "table1_ctgan"), "flaim_table1_nll", ("nll", "nll_kde")),
+    Artefact("table2", ("table2",), "flaim_table2", ("workload_error", "nll")),
+)
+
+
+def values(artefact: Artefact) -> pd.DataFrame:
+    """One row per cell and metric: dataset, method, calibration, metric, runs, mean, sd, paper, ratio."""
+    targets = load_targets(artefact.targets, ROOT / "experiments" / "targets")
+    files = [RESULTS / folder / "runs.csv" for folder in artefact.folders]
+    rows = [row for file in files if file.is_file() for row in read_rows(file)]
+    lines = [
+        {
+            "dataset": summary.cell.dataset,
+            "method": method_of(summary),
+            "calibration": summary.cell.calibration or "",
+            "metric": metric,
+            "runs": summary.n,
+            "mean": summary.estimates[metric].mean,
+            "sd": summary.estimates[metric].sd,
+            "paper": summary.paper.get(metric),
+            "ratio": summary.ratio(metric),
+        }
+        for summary in summarise(rows, targets)
+        for metric in artefact.metrics
+        if metric in summary.estimates
+    ]
+    return pd.DataFrame(lines)
+
+
+def method_of(summary: CellSummary) -> str:
+    """The method with what tells its rows of a table apart."""
+    cell = summary.cell
+    notes = [{"equal": "equal weights", "records": "weighted by records"}.get(cell.weighting or "", "")]
+    notes += ["no rounds"] if cell.rounds == 0 else []
+    return ", ".join([cell.method, *filter(None, notes)])
+
+
+def wide(long: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """Methods down, data sets across: "0.43 ± 0.02 (0.43)", with the paper's value in brackets."""
+    long = long.assign(
+        text=[_cell(*line) for line in zip(long["mean"], long["sd"], long["paper"], strict=True)],
+        metric=long["metric"].map(SHORT),
+    )
+    keys = ["method", "calibration", "metric"]
+    datasets = list(dict.fromkeys(long["dataset"]))
+    grid = long.pivot(index=keys, columns="dataset", values="text").reindex(columns=datasets).fillna("")
+    order = long[keys].drop_duplicates().apply(tuple, axis=1)
+    return [*keys, *datasets], [[*key, *grid.loc[key]] for key in order]
+
+
+def _cell(mean: float, sd: float | None, paper: float | None) -> str:
+    digits = 3 if abs(mean) < 3 else 2
+    spread = "" if pd.isna(sd) else f" ± {sd:.{digits}f}"
+    published = "" if pd.isna(paper) else f" ({paper:g})"
+    return f"{mean:.{digits}f}{spread}{published}"
+
+
+def to_markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    return "".join("| " + " | ".join(line) + " |\n" for line in (header, ["---"] * len(header), *lines))
+
+
+def to_latex(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """The same table for a paper: needs booktabs."""
+    rows = [" & ".join(line).replace("±", r"$\pm$").replace("%", r"\%") + r" \\" for line in (header, *lines)]
+    body = "\n".join([r"\toprule", rows[0], r"\midrule", *rows[1:], r"\bottomrule"])
+    return rf"\begin{{tabular}}{{{'l' * len(header)}}}" + f"\n{body}\n" + r"\end{tabular}" + "\n"
+
+
+def rebuild(folder: Path) -> list[str]:
+    """Write every table that has runs; their names."""
+    folder.mkdir(parents=True, exist_ok=True)
+    done = []
+    for artefact in TABLES:
+        long = values(artefact)
+        if long.empty:
+            continue
+        header, lines = wide(long)
+        long.to_csv(folder / f"{artefact.name}.csv", index=False)
+        (folder / f"{artefact.name}.md").write_text(to_markdown(header, lines), encoding="utf-8")
+        (folder / f"{artefact.name}.tex").write_text(to_latex(header, lines), encoding="utf-8")
+        done.append(artefact.name)
+    return done
 
 
 def adult_flaim() -> str:
@@ -39,7 +145,8 @@ def _pair(row: dict[str, str]) -> str:
 
 
 def main() -> None:
-    """Replace every table."""
+    """Rebuild all tables and replace those in the README."""
+    print("tables:", ", ".join(rebuild(RESULTS / "tables")))
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
     for name, table in (("adult_flaim", adult_flaim()),):
