@@ -75,6 +75,13 @@ def test_one_hot_rows_and_log_softmax_follow_the_attributes():
     np.testing.assert_allclose(slope[0], expected, atol=1e-5)
 
 
+def test_extremes_are_finite_however_many_are_drawn():
+    """One of 2^23 uniform numbers is zero: minus the log of an exponential made from it would be infinite."""
+    key = jax.random.key(0)
+    assert bool(jnp.isfinite(networks.extremes(key, (1 << 24,))).all())
+    assert not bool(jnp.isfinite(jnp.log(jax.random.exponential(key, (1 << 24,)))).all())
+
+
 def test_soft_samples_are_drawn_from_the_softmax():
     logits = jnp.tile(jnp.log(jnp.array([0.2, 0.3, 0.5, 0.1, 0.2, 0.3, 0.4, 0.9, 0.1] + [0.2] * 5)), (4000, 1))
     soft = np.asarray(networks.soft_sample(jax.random.key(1), logits, ONEHOT))

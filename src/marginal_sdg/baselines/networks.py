@@ -58,9 +58,14 @@ def latents(key: jax.Array, records: int) -> jax.Array:
     return jax.random.normal(key, (records, LATENT))
 
 
+def extremes(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Standard Gumbel draws, always finite: the uniform numbers behind them are never zero or one."""
+    return -jnp.log(-jnp.log(jax.random.uniform(key, shape, minval=float(np.finfo(np.float32).tiny))))
+
+
 def soft_sample(key: jax.Array, logits: jax.Array, onehot: OneHot) -> jax.Array:
     """Gumbel-softmax: nearly one-hot rows that gradients pass through."""
-    noisy = logits - jnp.log(jax.random.exponential(key, logits.shape))  # minus the log of an exponential is Gumbel
+    noisy = logits + extremes(key, logits.shape)
     return jnp.exp(onehot.log_softmax(noisy / TEMPERATURE))
 
 

@@ -62,19 +62,8 @@ class Trainer:
     def __init__(self, settings: Settings, frequencies: npt.NDArray[np.float64], key: jax.Array) -> None:
         self._settings = settings
         self._cdf = jnp.asarray(np.cumsum(frequencies) / frequencies.sum(), dtype=jnp.float32)
-        first, second, self._key = jax.random.split(key, 3)
-        generator, discriminator = (
-            make_generator(first, settings.onehot.cells),
-            make_discriminator(second, settings.onehot.cells),
-        )
-        of_generator, of_discriminator = _optimizers(settings)
-        self._state: State = (
-            generator,
-            discriminator,
-            of_generator.init(generator),
-            of_discriminator.init(discriminator),
-        )
-        self.parameters = _flat(generator)[0].size, _flat(discriminator)[0].size
+        self._state, self._key = _start(settings, key)
+        self.parameters = _flat(self._state[0])[0].size, _flat(self._state[1])[0].size
 
     def train(self, batches: Iterable[Batch], multiplier: float, bits: Callable[[int], npt.NDArray[np.uint32]]) -> None:
         """One step per batch; ``multiplier``: standard deviation of a contributor's noise, in clipping norms.
@@ -94,13 +83,9 @@ class Trainer:
 
     def components(self) -> npt.NDArray[np.float32]:
         """Log-probabilities of all attributes for COMPONENTS draws of latents and conditions: (m, cells)."""
-        onehot, parts = self._settings.onehot, []
-        for part in jax.random.split(self._key, 8):
-            first, second = jax.random.split(part)
-            condition, _ = _conditions(first, self._cdf, COMPONENTS // 8)
-            logits = generate(self._state[0], latents(second, COMPONENTS // 8), condition)
-            parts.append(np.asarray(onehot.log_softmax(logits), dtype=np.float32))
-        return np.concatenate(parts)
+        keys = jax.random.split(self._key, 8)
+        parts = [_components(self._settings, self._state[0], self._cdf, key) for key in keys]
+        return np.concatenate(parts, dtype=np.float32)
 
 
 def _flat(layers: Layers) -> tuple[jax.Array, Callable[[jax.Array], Layers]]:
@@ -122,6 +107,22 @@ def _conditions(key: jax.Array, cdf: jax.Array, records: int) -> tuple[jax.Array
     """(records, cells) one-hot conditions, and the cells they ask for."""
     cells = jnp.minimum(jnp.searchsorted(cdf, jax.random.uniform(key, (records,))), len(cdf) - 1)
     return jax.nn.one_hot(cells, len(cdf)), cells
+
+
+@partial(jax.jit, static_argnums=0)
+def _start(settings: Settings, key: jax.Array) -> tuple[State, jax.Array]:
+    first, second, key = jax.random.split(key, 3)
+    generator = make_generator(first, settings.onehot.cells)
+    discriminator = make_discriminator(second, settings.onehot.cells)
+    of_generator, of_discriminator = _optimizers(settings)
+    return (generator, discriminator, of_generator.init(generator), of_discriminator.init(discriminator)), key
+
+
+@partial(jax.jit, static_argnums=0)
+def _components(settings: Settings, generator: Layers, cdf: jax.Array, key: jax.Array) -> jax.Array:
+    first, second = jax.random.split(key)
+    condition, _ = _conditions(first, cdf, COMPONENTS // 8)
+    return settings.onehot.log_softmax(generate(generator, latents(second, COMPONENTS // 8), condition))
 
 
 @partial(jax.jit, static_argnums=0)
