@@ -79,7 +79,7 @@ def test_extremes_are_finite_however_many_are_drawn():
     """One of 2^23 uniform numbers is zero: minus the log of an exponential made from it would be infinite."""
     key = jax.random.key(0)
     assert bool(jnp.isfinite(networks.extremes(key, (1 << 24,))).all())
-    assert not bool(jnp.isfinite(jnp.log(jax.random.exponential(key, (1 << 24,)))).all())
+    assert not bool(jnp.isfinite(jnp.log(jax.random.exponential(key, (1 << 24,), jnp.float32))).all())
 
 
 def test_soft_samples_are_drawn_from_the_softmax():

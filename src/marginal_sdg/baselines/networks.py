@@ -60,7 +60,7 @@ def latents(key: jax.Array, records: int) -> jax.Array:
 
 def extremes(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """Standard Gumbel draws, always finite: the uniform numbers behind them are never zero or one."""
-    return -jnp.log(-jnp.log(jax.random.uniform(key, shape, minval=float(np.finfo(np.float32).tiny))))
+    return -jnp.log(-jnp.log(jax.random.uniform(key, shape, jnp.float32, minval=float(np.finfo(np.float32).tiny))))
 
 
 def soft_sample(key: jax.Array, logits: jax.Array, onehot: OneHot) -> jax.Array:
