@@ -188,16 +188,25 @@ CHECKS = [
 ]
 
 
+def run_often(check, examples):
+    """Through a function of its own: settings stick to a function, and the fast and the slow test share the checks."""
+
+    def drawn(data):
+        check(data)
+
+    given(data=st.data())(settings(max_examples=examples, deadline=None, database=None)(drawn))()
+
+
 @pytest.mark.parametrize("check", CHECKS)
 def test_results_are_exact(check):
-    given(st.data())(settings(max_examples=12, deadline=None, database=None)(check))()
+    run_often(check, 12)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("check", CHECKS)
 def test_ten_thousand_results_are_exact(check):
     """500 examples of vectors of up to twenty different values."""
-    given(st.data())(settings(max_examples=500, deadline=None, database=None)(check))()
+    run_often(check, 500)
 
 
 @pytest.mark.parametrize("bits", range(2, 65))
