@@ -41,7 +41,8 @@ def below(first: str, second: str, factor: float = 1.0, where: Callable[[float],
     """The error of the first is below ``factor`` times the second's wherever both are, and ``where`` holds."""
 
     def rule(errors: Errors) -> bool:
-        return all(error < factor * at(errors, second, x) for x, error in numbers(errors[first]) if where(x))
+        places = [(x, error) for x, error in numbers(errors[first]) if where(x)]
+        return bool(places) and all(error < factor * at(errors, second, x) for x, error in places)
 
     return rule
 
