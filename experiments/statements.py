@@ -220,8 +220,9 @@ def errors_of(figure: str) -> Errors:
 def verdicts() -> list[dict[str, str]]:
     """One row per statement whose figure has runs."""
     rows = []
+    found = {figure: errors_of(figure) for figure in AXES}
     for statement in STATEMENTS:
-        errors = errors_of(statement.figure)
+        errors = found[statement.figure]
         if not errors:
             continue
         shown = "; ".join(f"{method} {_line(errors[method])}" for method in statement.shown)

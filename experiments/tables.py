@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+from provenance import markdown_table
 
 from marginal_sdg.experiment.store import read_rows
-from marginal_sdg.experiment.summary import CellSummary, summarise
+from marginal_sdg.experiment.summary import summarise
 from marginal_sdg.experiment.targets import load_targets
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -46,7 +47,7 @@ def values(artefact: Artefact) -> pd.DataFrame:
     lines = [
         {
             "dataset": summary.cell.dataset,
-            "method": method_of(summary),
+            "method": named(summary.cell.method, summary.cell.weighting, summary.cell.rounds),
             "calibration": summary.cell.calibration or "",
             "metric": metric,
             "runs": summary.n,
@@ -62,12 +63,10 @@ def values(artefact: Artefact) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def method_of(summary: CellSummary) -> str:
+def named(method: str, weighting: str | None, rounds: int | str = "") -> str:
     """The method with what tells its rows of a table apart."""
-    cell = summary.cell
-    notes = [{"equal": "equal weights", "records": "weighted by records"}.get(cell.weighting or "", "")]
-    notes += ["no rounds"] if cell.rounds == 0 else []
-    return ", ".join([cell.method, *filter(None, notes)])
+    notes = {"equal": "equal weights", "records": "weighted by records"}
+    return ", ".join(filter(None, [method, notes.get(weighting or "", ""), "no rounds" if rounds == 0 else ""]))
 
 
 def wide(long: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
@@ -90,11 +89,6 @@ def _cell(mean: float, sd: float | None, paper: float | None) -> str:
     return f"{mean:.{digits}f}{spread}{published}"
 
 
-def to_markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    return "".join("| " + " | ".join(line) + " |\n" for line in (header, ["---"] * len(header), *lines))
-
-
 def to_latex(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """The same table for a paper: needs booktabs."""
     rows = [" & ".join(line).replace("±", r"$\pm$").replace("%", r"\%") + r" \\" for line in (header, *lines)]
@@ -112,7 +106,8 @@ def rebuild(folder: Path) -> list[str]:
             continue
         header, lines = wide(long)
         long.to_csv(folder / f"{artefact.name}.csv", index=False)
-        (folder / f"{artefact.name}.md").write_text(to_markdown(header, lines), encoding="utf-8")
+        rows = [dict(zip(header, line, strict=True)) for line in lines]
+        (folder / f"{artefact.name}.md").write_text(markdown_table(rows), encoding="utf-8")
         (folder / f"{artefact.name}.tex").write_text(to_latex(header, lines), encoding="utf-8")
         done.append(artefact.name)
     return done
@@ -134,7 +129,7 @@ def census() -> str:
 def adult_flaim() -> str:
     """Table 2's Adult column: published, paper calibration and sound calibration side by side."""
     with (RESULTS / "adult_flaim" / "summary.csv").open(encoding="utf-8") as file:
-        cells = {(_label(row), row["calibration"]): row for row in csv.DictReader(file)}
+        cells = {(named(row["method"], row["weighting"]), row["calibration"]): row for row in csv.DictReader(file)}
     lines = [
         "| | paper: error / NLL | `calibration: paper` | `calibration: sound` | private? |",
         "| --- | --- | --- | --- | --- |",
@@ -145,11 +140,6 @@ def adult_flaim() -> str:
         private = "no" if sound["privacy"] == "NOT PRIVATE" else "with `sound`"
         lines.append(f"| {method} | {published} | {_pair(paper)} | {_pair(sound)} | {private} |")
     return "\n".join(lines)
-
-
-def _label(row: dict[str, str]) -> str:
-    weighting = {"equal": ", equal weights", "records": ", weighted by records"}.get(row.get("weighting", ""), "")
-    return row["method"] + weighting
 
 
 def _pair(row: dict[str, str]) -> str:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from marginal_sdg.backends.distance import Distance
+from marginal_sdg.backends.meter import Meter
 from marginal_sdg.backends.vault import Ballot, EncryptionCosts
 from marginal_sdg.crypto.ckks.holder import DataHolder
 from marginal_sdg.crypto.ckks.keyholder import KeyHolder
 from marginal_sdg.crypto.ckks.layout import Layout
 from marginal_sdg.crypto.ckks.profile import choose_profile
 from marginal_sdg.crypto.ckks.server import Server
-from marginal_sdg.crypto.fhe.profile import SECURITY_BITS
 from marginal_sdg.crypto.garbled import Evaluator, Garbler, connect, noisy_argmax
 from marginal_sdg.crypto.prg import Stream
 from marginal_sdg.crypto.question import NoisyArgmax
@@ -60,9 +58,8 @@ class CkksVault:
         score: str = "l2_squared",
         release: str = "index",
     ) -> None:
-        self.seconds = dict.fromkeys(PHASES, 0.0)
-        self.traffic: dict[str, float] = dict.fromkeys(PHASES, 0.0)
-        self._encrypting = 0.0  # CPU seconds of the data holder, a part of the phase "upload"
+        self._meter = Meter(PHASES)
+        self.seconds, self.traffic = self._meter.seconds, self._meter.traffic
         domain = workload.domain
         cliques = tuple(tuple(map(domain.index, clique)) for clique in workload.closure)
         if max(map(len, cliques)) > 2:
@@ -76,7 +73,7 @@ class CkksVault:
         self._steps = (max_records**2 if distance.is_square else max_records) << distance.fraction  # in a score of 1
         self._shift = max(0, self._steps.bit_length() - _SHARE_BITS)  # shares count steps of 2^shift of them
         decryptions = measurements * (1 + len(self._layout.groups(range(len(cliques)))))
-        with self._phase("keys"):
+        with self._meter.phase("keys"):
             self._keyholder = KeyHolder(self._layout, decryptions)
             public, evaluation = self._keyholder.public_key, self._keyholder.evaluation_keys
             self.traffic["keys"] = len(public) + len(evaluation)
@@ -85,30 +82,20 @@ class CkksVault:
             self._holder = DataHolder(self._layout, public)
             self._garbler, self._evaluator = Garbler(keys), Evaluator(keys)
             self.traffic["keys"] += sum(connect(self._garbler, self._evaluator).values())
-        with self._phase("upload"):
-            self._server.receive(self._metered(self._holder.upload_records(table.codes.astype(np.int64))))
-        with self._phase("compute"):
+        with self._meter.phase("upload"):
+            self._server.receive(self._meter.uploaded(self._holder.upload_records(table.codes.astype(np.int64))))
+        with self._meter.phase("compute"):
             self._server.compute()
 
     def costs(self) -> EncryptionCosts:
         """What the upload and the marginals took."""
-        spent = self.seconds["upload"] - self._encrypting + self.seconds["compute"]
-        return EncryptionCosts(
-            seconds_keygen=self.seconds["keys"],
-            seconds_encrypt=self._encrypting,
-            seconds_compute=spent,
-            upload_bytes=int(self.traffic["upload"]),
-            eval_key_bytes=self._evaluation_key_bytes,
-            scheme="ckks",
-            ring_dim=self._layout.profile.ring,
-            security_bits=SECURITY_BITS,
-        )
+        return self._meter.costs("ckks", self._layout.profile.ring, self._evaluation_key_bytes)
 
     def select(self, ballot: Ballot, noise: Sequence[Counts], largest_noise: int) -> int:
         """The winner's place."""
         if ballot.distance.name != self._score:
             raise ProtocolError(f"score: this vault has levels for {self._score!r}, not for {ballot.distance.name!r}")
-        with self._phase("select"):
+        with self._meter.phase("select"):
             places = [self._place[q] for q in ballot.cliques]
             models = dict(zip(places, ballot.expected, strict=True))
             (own,) = noise
@@ -120,7 +107,7 @@ class CkksVault:
         """Shares of scores without noise, which the circuit adds; the data holder sends its halves."""
         distance, steps = ballot.distance, self._steps / 2**self._shift
         messages, server = self._server.share_scores(models, steps)
-        holder = self._keyholder.share_scores(models, self._count("select", messages), steps)
+        holder = self._keyholder.share_scores(models, self._meter.sent("select", messages), steps)
         norm = max(int(counts.sum()) for counts in ballot.expected) + distance.records
         largest = ballot.largest_square if distance.is_square else 2 * norm << distance.fraction
         question = NoisyArgmax(
@@ -149,8 +136,8 @@ class CkksVault:
         drowning = dict(zip(models, (noise / weights / self._steps).tolist(), strict=True))
         groups, rows = self._layout.groups(models), self._layout.rows
         frames = [self._holder.score_noise({c % rows: drowning[c] for c in group}) for group in groups]
-        answers = self._server.select(models, self._count("select", frames))
-        found = self._keyholder.scores(models, self._count("select", answers))
+        answers = self._server.select(models, self._meter.sent("select", frames))
+        found = self._keyholder.scores(models, self._meter.sent("select", answers))
         noisy = dict(zip(sorted(models), found, strict=True))
         scores = np.array([noisy[c] for c in models]) * self._steps * weights - ballot.penalties
         return int(np.argmax(scores))
@@ -158,31 +145,10 @@ class CkksVault:
     def measure(self, cliques: Sequence[Clique], noise: Sequence[Sequence[Counts]]) -> list[Counts]:
         """Marginal and noise are added under encryption; the key holder decrypts and rounds the sum."""
         (own,) = noise
-        with self._phase("measure"):
+        with self._meter.phase("measure"):
             return [self._measured(self._place[q], part) for q, part in zip(cliques, own, strict=True)]
 
     def _measured(self, candidate: int, noise: Counts) -> Counts:
-        frames = self._count("measure", [self._holder.count_noise(candidate, noise)])
-        sums = self._count("measure", [self._server.measure(candidate, frames[0])])
+        frames = self._meter.sent("measure", [self._holder.count_noise(candidate, noise)])
+        sums = self._meter.sent("measure", [self._server.measure(candidate, frames[0])])
         return self._keyholder.measurement(candidate, sums[0])
-
-    def _count(self, phase: str, messages: Sequence[bytes]) -> Sequence[bytes]:
-        self.traffic[phase] += sum(map(len, messages))
-        return messages
-
-    def _metered(self, messages: Iterator[bytes]) -> Iterator[bytes]:
-        """The data holder's upload, and what it takes."""
-        start = time.process_time()
-        for message in messages:
-            self._encrypting += time.process_time() - start
-            self.traffic["upload"] += len(message)
-            yield message
-            start = time.process_time()
-
-    @contextmanager
-    def _phase(self, name: str) -> Iterator[None]:
-        start = time.process_time()
-        try:
-            yield
-        finally:
-            self.seconds[name] += time.process_time() - start

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
 import numpy as np
 
+from marginal_sdg.backends.meter import Meter
 from marginal_sdg.backends.vault import Ballot, EncryptionCosts
 from marginal_sdg.crypto.deviation import LargestDeviation
 from marginal_sdg.crypto.fhe.holder import DataHolder
 from marginal_sdg.crypto.fhe.parties import KeyParty, Party, Question, ServerParty, Step, Terms, integers
 from marginal_sdg.crypto.fhe.plan import Plan, choose_layout
-from marginal_sdg.crypto.fhe.profile import SECURITY_BITS, choose_profile
+from marginal_sdg.crypto.fhe.profile import choose_profile
 from marginal_sdg.crypto.fhe.threshold import Partner
 from marginal_sdg.crypto.prg import Stream
 from marginal_sdg.crypto.question import NoisyArgmax
@@ -57,9 +56,8 @@ class SealedVault:
         threshold: bool = False,
         parties: tuple[Party, Party] | None = None,
     ) -> None:
-        self.seconds = dict.fromkeys(PHASES, 0.0)
-        self.traffic: dict[str, float] = dict.fromkeys(PHASES, 0.0)
-        self._encrypting = 0.0  # CPU seconds of the data holders, a part of the phase "upload"
+        self._meter = Meter(PHASES)
+        self.seconds, self.traffic = self._meter.seconds, self._meter.traffic
         domain = workload.domain
         cliques = [tuple(map(domain.index, clique)) for clique in workload.closure]
         if max(map(len, cliques)) > 2:
@@ -72,17 +70,17 @@ class SealedVault:
         self._by_rows = all(table.domain == domain for table in tables)
         self._server, self._keyholder = parties or (ServerParty(keys), KeyParty(keys))
         self.plan = Plan.of(self._layout, counts=counted)
-        with self._phase("keys"):
+        with self._meter.phase("keys"):
             self._open(len(tables), self.plan.decryptions(0, measurements, shared=True), threshold=threshold)
-        with self._phase("upload"):
+        with self._meter.phase("upload"):
             for question in self._uploads(tables, workload, counted=counted):
-                self._server.ask(Step.UPLOAD, self._metered(question))
-        with self._phase("compute"):
+                self._server.ask(Step.UPLOAD, self._meter.uploaded(question))
+        with self._meter.phase("compute"):
             self._server.ask(Step.COMPUTE, [])
-        with self._phase("share"):
-            padded = self._told("share", self._server.ask(Step.SHARE, []))
-            encrypted = self._told("share", self._keyholder.ask(Step.SHARE, padded))
-            products = self._told("share", self._server.ask(Step.CROSS, encrypted))
+        with self._meter.phase("share"):
+            padded = self._meter.sent("share", self._server.ask(Step.SHARE, []))
+            encrypted = self._meter.sent("share", self._keyholder.ask(Step.SHARE, padded))
+            products = self._meter.sent("share", self._server.ask(Step.CROSS, encrypted))
             self._keyholder.ask(Step.CROSS, products)
 
     def _open(self, holders: int, decryptions: int, *, threshold: bool) -> None:
@@ -90,13 +88,13 @@ class SealedVault:
         terms = Terms(self._layout, decryptions, threshold).pack()
         if threshold:
             self._keyholder.partner = Partner(self._layout, decryptions)
-        public, evaluation = self._told("keys", self._keyholder.ask(Step.OPEN, [terms]))
+        public, evaluation = self._meter.sent("keys", self._keyholder.ask(Step.OPEN, [terms]))
         self._evaluation_key_bytes = len(evaluation)
         self._server.ask(Step.OPEN, [terms, public, evaluation])
         cap = self._max_records // holders if self._by_rows else self._max_records
         self._holders = [DataHolder(self._layout, public, cap) for _ in range(holders)]
-        hello = self._told("keys", self._keyholder.ask(Step.HELLO, []))
-        reply = self._told("keys", self._server.ask(Step.HELLO, hello))
+        hello = self._meter.sent("keys", self._keyholder.ask(Step.HELLO, []))
+        reply = self._meter.sent("keys", self._server.ask(Step.HELLO, hello))
         self._keyholder.ask(Step.HELLO, reply)
 
     def _uploads(self, tables: Sequence[Table], workload: Workload, *, counted: bool) -> Iterator[Iterator[bytes]]:
@@ -117,30 +115,20 @@ class SealedVault:
 
     def costs(self) -> EncryptionCosts:
         """What the upload and the marginals took, in this process."""
-        spent = self.seconds["upload"] - self._encrypting + self.seconds["compute"] + self.seconds["share"]
-        return EncryptionCosts(
-            seconds_keygen=self.seconds["keys"],
-            seconds_encrypt=self._encrypting,
-            seconds_compute=spent,
-            upload_bytes=int(self.traffic["upload"]),
-            eval_key_bytes=self._evaluation_key_bytes,
-            scheme="bgv",
-            ring_dim=self._layout.profile.ring,
-            security_bits=SECURITY_BITS,
-        )
+        return self._meter.costs("bgv", self._layout.profile.ring, self._evaluation_key_bytes)
 
     def select(self, ballot: Ballot, noise: Sequence[Counts], largest_noise: int) -> int:
         """Only the place of the winner comes out."""
-        with self._phase("select"):
+        with self._meter.phase("select"):
             question = self._question(ballot, largest_noise).pack()
             masks = [Stream(self._keys()).draw(len(part)) for part in noise]  # each by its data holder
             masked = [part.view(np.uint64) - mask for part, mask in zip(noise, masks, strict=True)]
             first, second = ([share.tobytes() for share in shares] for shares in (masks, masked))
-            self._told("select", [*question, *question, *first, *second])
-            request = self._told("select", self._keyholder.ask(Step.CHOOSE, [*question, *first]))
-            garbled = self._told("select", self._server.ask(Step.CHOOSE, [*question, *request, *second]))
-            labels = self._told("select", self._keyholder.ask(Step.REVEAL, garbled))
-            (index,) = self._told("select", self._server.ask(Step.REVEAL, labels))
+            self._meter.sent("select", [*question, *question, *first, *second])
+            request = self._meter.sent("select", self._keyholder.ask(Step.CHOOSE, [*question, *first]))
+            garbled = self._meter.sent("select", self._server.ask(Step.CHOOSE, [*question, *request, *second]))
+            labels = self._meter.sent("select", self._keyholder.ask(Step.REVEAL, garbled))
+            (index,) = self._meter.sent("select", self._server.ask(Step.REVEAL, labels))
             return int.from_bytes(index, "little")
 
     def _question(self, ballot: Ballot, largest_noise: int) -> Question:
@@ -164,7 +152,7 @@ class SealedVault:
 
     def measure(self, cliques: Sequence[Clique], noise: Sequence[Sequence[Counts]]) -> list[Counts]:
         """Marginal and noise are added under encryption; the key holder decrypts the sum."""
-        with self._phase("measure"):
+        with self._meter.phase("measure"):
             return [self._measured(self._place[q], parts) for q, *parts in zip(cliques, *noise, strict=True)]
 
     def _measured(self, candidate: int, noise: Sequence[Counts]) -> Counts:
@@ -176,30 +164,10 @@ class SealedVault:
                 values[part.places] = own[part.cells]
                 frames.append(holder.encrypt_noise(values))
         named = candidate.to_bytes(4, "little")
-        sums = self._server.ask(Step.MEASURE, [named, *self._told("measure", frames)])
-        (counts,) = self._told("measure", self._keyholder.ask(Step.MEASURE, [named, *self._told("measure", sums)]))
+        sums = self._server.ask(Step.MEASURE, [named, *self._meter.sent("measure", frames)])
+        answer = self._keyholder.ask(Step.MEASURE, [named, *self._meter.sent("measure", sums)])
+        (counts,) = self._meter.sent("measure", answer)
         return integers(counts, self._layout.size(candidate))
-
-    def _told(self, phase: str, messages: list[bytes]) -> list[bytes]:
-        self.traffic[phase] += sum(map(len, messages))
-        return messages
-
-    def _metered(self, messages: Iterable[bytes]) -> Iterator[bytes]:
-        """The data holders' uploads, and what they take."""
-        start = time.process_time()
-        for message in messages:
-            self._encrypting += time.process_time() - start
-            self.traffic["upload"] += len(message)
-            yield message
-            start = time.process_time()
-
-    @contextmanager
-    def _phase(self, name: str) -> Iterator[None]:
-        start = time.process_time()
-        try:
-            yield
-        finally:
-            self.seconds[name] += time.process_time() - start
 
 
 def _together(uploads: Sequence[tuple[Iterator[bytes], int]]) -> Iterator[bytes]:

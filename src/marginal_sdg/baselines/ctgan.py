@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -33,7 +34,7 @@ _NOMINAL_RECORDS = 50_000  # a public guess, for the choice of a Renyi order
 
 
 @dataclass(eq=False)
-class _CTGAN(Estimator):
+class _CTGAN(Estimator, ABC):
     """Parameters, checks, budget and training: what the central and the federated GAN share."""
 
     epochs: int = field(default=20, kw_only=True)
@@ -70,9 +71,9 @@ class _CTGAN(Estimator):
         order = best_order(budget, 1 - Fraction(self.marginal_share), rate, steps)
         return Ledger(budget, noise, order=order)
 
+    @abstractmethod
     def _pace(self, total: float, sharers: int) -> tuple[Fraction, int]:
         """Poisson rate, and number of steps in which a record can take part."""
-        raise NotImplementedError
 
     def _measure(self, tables: Sequence[Table], account: Ledger, by: str) -> tuple[Measurement, ...]:
         rho = Fraction(self.marginal_share) * account.remaining

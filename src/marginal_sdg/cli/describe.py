@@ -28,7 +28,7 @@ def describe(table: Path, out: Path, bins: int) -> None:
         raise DomainError(f"{out}: save a draft as .yaml, so that its warnings stay with it")
     draft = draft_domain(read_frame(table), bins)
     draft.save(out)
-    told = {name: [] for name in (*draft.domain.names, *draft.left_out)}  # type: dict[str, list[str]]
+    told: dict[str, list[str]] = {name: [] for name in (*draft.domain.names, *draft.left_out)}
     for note in draft.notes:
         name, _, remark = note.partition(": ")
         told[name].append(remark)
