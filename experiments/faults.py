@@ -70,7 +70,7 @@ class Disturbed(SharePool):
     """A pool that lets a storm loose on one operation."""
 
     def __init__(self, storm: Storm | None, lost: Callable[[int, int], bool], *arguments: Any) -> None:
-        super().__init__(*arguments, timeout=1.0, uploads=lambda k, server, m: () if lost(k, server) else (m,))
+        super().__init__(*arguments, uploads=lambda k, server, m: () if lost(k, server) else (m,))
         self._storm = storm
         self._calls = dict.fromkeys(HIT, 0)
 
@@ -93,7 +93,7 @@ class Disturbed(SharePool):
     def _within(self, name: str, operation: Callable[..., Any], *arguments: Any) -> Any:
         self._calls[name] += 1
         hit = self._storm is not None and self._storm.operation == name and self._calls[name] == 2
-        self._faults = self._storm if hit else None
+        self._faults, self._servers = self._storm if hit else None, None  # messages are counted anew
         return operation(*arguments)
 
 

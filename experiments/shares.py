@@ -2,8 +2,8 @@
 
     python experiments/shares.py [--repeats 7] [--out experiments/results/shares]
 
-Everything runs in one process, the three servers as threads; times are CPU seconds of it. Writes ``shares.csv`` and
-``shares.md``.
+Everything runs in one process, where the three servers take turns; times are CPU seconds of it. Writes ``shares.csv``
+and ``shares.md``.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ LOW, HIGH = -(2**63), 2**63 - 1
 
 
 def network(**options) -> LocalNetwork:
-    return LocalNetwork(3, {link: os.urandom(32) for link in links(3)}, **{"timeout": 20.0, **options})
+    return LocalNetwork(3, {link: os.urandom(32) for link in links(3)}, **options)
 
 
 def stream_keys() -> list[tuple[bytes, bytes]]:
@@ -542,7 +542,7 @@ def faulty(kind, message):
             return [frame]
         return FAULTS[kind](frame, before)
 
-    return network(faults=faults, timeout=0.05)
+    return network(faults=faults)
 
 
 def check_fault(kind, message):
@@ -580,4 +580,4 @@ def test_a_frame_in_the_place_of_another_one_is_noticed(message):
         return [frame]
 
     with pytest.raises(ProtocolError, match="lost"):
-        play(small_select, CELLS, net=network(faults=late, timeout=0.05))
+        play(small_select, CELLS, net=network(faults=late))

@@ -31,7 +31,7 @@ def keys():
 
 def pools(clients, members=(0, 4, 7), **faults):
     shared, ideal = (
-        SharePool(clients, workload(clients), keys(), timeout=0.3, **faults),
+        SharePool(clients, workload(clients), keys(), **faults),
         IdealPool(clients, workload(clients)),
     )
     assert shared.join(members) == ideal.join(members) == members
@@ -167,7 +167,7 @@ def test_a_fault_that_stays_ends_in_one_error_and_no_result(clients, domain, fau
         return TREATMENTS[fault](frame, []) if sender == 2 else (frame,)
 
     shared, _ = pools(clients)
-    shared._faults = faults
+    shared._faults, shared._servers = faults, None  # new keys, the same fault
     with pytest.raises(ProtocolError, match=r"^server"):
         shared.size([np.array([5])])
     assert len(shared.incidents) == ATTEMPTS - 1
@@ -181,10 +181,10 @@ def test_a_failed_fit_has_paid_once_for_what_it_did_not_get(clients, domain, mon
 
     class Dying(SharePool):
         def __init__(self, tables, workload, keys):
-            super().__init__(tables, workload, keys, timeout=0.3)
+            super().__init__(tables, workload, keys)
 
         def select(self, ballot, parts):
-            self._faults = lambda *frame: die(*frame[:2])
+            self._faults, self._servers = lambda *frame: die(*frame[:2]), None
             return super().select(ballot, parts)
 
     monkeypatch.setattr(synthesizers, "SharePool", Dying)

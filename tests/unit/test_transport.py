@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from itertools import product
 
 import numpy as np
@@ -15,7 +14,7 @@ KEYS = {link: bytes([n]) * 32 for n, link in enumerate(links(3))}
 
 
 def network(**options) -> LocalNetwork:
-    return LocalNetwork(3, KEYS, **{"timeout": 20.0, **options})
+    return LocalNetwork(3, KEYS, **options)
 
 
 def words(rank: int, turn: int) -> np.ndarray:
@@ -45,7 +44,7 @@ def faulty(fault, at=(0, 1), number=1):
         earlier[(sender, receiver), count] = frame
         return [frame]
 
-    return network(faults=faults, timeout=0.1)
+    return network(faults=faults)
 
 
 def failure(net: LocalNetwork, program=ring) -> str:
@@ -167,12 +166,10 @@ def test_a_frame_of_another_link_or_session_is_noticed():
 
 
 @pytest.mark.parametrize(("link", "number"), [*product([(0, 1), (1, 2), (2, 0)], [0, 3])])
-def test_a_lost_frame_is_noticed_by_the_next_one_or_by_the_clock(link, number):
-    start = time.monotonic()
+def test_a_lost_frame_is_noticed_by_the_next_one_or_when_all_wait(link, number):
     message = failure(faulty(lambda *_: [], at=link, number=number))
-    last = f"lost: server {link[0]} did not answer within 0.1 s"
+    last = f"lost: all servers wait, and server {link[0]} sent nothing"
     assert message.endswith(last if number == 3 else "lost or out of order: message 1 came")
-    assert time.monotonic() - start < 5
 
 
 @pytest.mark.parametrize("victim", range(3))
@@ -190,10 +187,8 @@ def test_when_a_party_dies_the_others_learn_it_at_once_and_the_cause_is_told(vic
             seen[endpoint.rank] = caught
             raise
 
-    start = time.monotonic()
     with pytest.raises(error, match="the cause"):
         run_parties(network(), program)
-    assert time.monotonic() - start < 5  # of 20 until the timeout
     others = {str(caught) for rank, caught in seen.items() if rank != victim}
     assert all(isinstance(seen[rank], PeerStoppedError) for rank in range(3) if rank != victim)
     assert f"server {(victim + 1) % 3}, message 0 from server {victim}: server {victim} stopped" in others

@@ -36,6 +36,16 @@ class Ballot:
     penalties: Counts
     most: int
 
+    @cached_property
+    def compared(self) -> Counts:
+        """Cells where the model expects a record; elsewhere |M - 0| is M itself and needs no comparison."""
+        return np.flatnonzero(self.expected)
+
+    @cached_property
+    def compared_starts(self) -> Counts:
+        """(Q,) where each clique's compared cells start among all of them."""
+        return np.searchsorted(self.compared, self.layout.offsets[:-1])
+
     @property
     def largest_difference(self) -> int:
         """Bounds |M - expected| in any cell."""
@@ -85,7 +95,7 @@ def paper_upload_bytes(workload: Workload) -> int:
 def select_cost(ballot: Ballot) -> Cost:
     """Of one selection by three servers: norms, noise, argmax."""
     candidates = len(ballot.weights)
-    norms = absolute_sums(int((ballot.expected > 0).sum()), candidates, bits_for(ballot.largest_difference))
+    norms = absolute_sums(len(ballot.compared), candidates, bits_for(ballot.largest_difference))
     return norms + one_round(candidates) + argmax(candidates, bits_for(2 * ballot.largest_score))
 
 

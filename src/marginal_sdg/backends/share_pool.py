@@ -13,14 +13,14 @@ from marginal_sdg.crypto.rss import SERVERS, Party, Shares, Words, bits_for, end
 from marginal_sdg.crypto.rss_compare import absolute_sums, argmax
 from marginal_sdg.crypto.traffic import Traffic
 from marginal_sdg.crypto.transport import Faults, LocalNetwork, Transcript, Transport, links, run_parties
-from marginal_sdg.crypto.upload import RECEIVERS, Desk, Sender, payload_bytes
+from marginal_sdg.crypto.upload import RECEIVERS, Desk, Message, Sender, payload_bytes
 from marginal_sdg.domain import Clique
 from marginal_sdg.encoding import Table
 from marginal_sdg.errors import ProtocolError
 from marginal_sdg.marginals import Counts, Layout, contingencies
 from marginal_sdg.workload import Workload
 
-Uploads = Callable[[int, int, bytes], Sequence[bytes]]  # client, server, message: what arrives of it
+Uploads = Callable[[int, int, Message], Sequence[Message]]  # client, server, message: what arrives of it
 Program = Callable[..., Any]
 
 ATTEMPTS = 3
@@ -59,6 +59,7 @@ class SharePool:
         nothing = np.zeros(self._shared.offsets[-1], dtype=np.uint64)
         self._pool = [Shares(nothing, nothing)] * SERVERS  # each server's, of the members' answers
         self._newest = self._pool  # of those of the members that joined last
+        self._servers: _Servers | None = None  # those of the last run, unless it failed
         self._requests = 0  # how often clients were asked for answers
         self.transcripts = [Transcript() for _ in range(SERVERS)]
         self.incidents: list[str] = []  # what went wrong and was survived
@@ -153,50 +154,57 @@ class SharePool:
     def _run(self, program: Program, *arguments: Sequence[Any]) -> list[Any]:
         """Every server's result of a protocol."""
         for attempt in range(ATTEMPTS):
-            network = LocalNetwork(
-                SERVERS, {link: self._keys() for link in links(SERVERS)}, timeout=self._timeout, faults=self._faults
-            )
-            streams = [self._keys() for _ in range(SERVERS)]
-            pairs = [(streams[rank], streams[(rank + 1) % SERVERS]) for rank in range(SERVERS)]
+            servers, self._servers = self._servers or _Servers(self._keys, self._faults), None
             try:
-                return run_parties(network, program, pairs, *arguments)
+                results = run_parties(servers.network, program, servers.parties, *arguments)
             except ProtocolError as error:
                 if attempt + 1 == ATTEMPTS:
                     raise
                 self.incidents.append(str(error))
+            else:
+                self._servers = servers  # nothing failed: their keys serve on
+                return results
             finally:
-                self.traffic.between_servers("ideal", [latest.payload_bytes for latest in network.transcripts])
-                self.traffic.between_servers("wire", [latest.wire_bytes for latest in network.transcripts])
-                for transcript, latest in zip(self.transcripts, network.transcripts, strict=True):
-                    transcript.add(latest)
+                latest = servers.network.take_transcripts()
+                self.traffic.between_servers("ideal", [part.payload_bytes for part in latest])
+                self.traffic.between_servers("wire", [part.wire_bytes for part in latest])
+                for transcript, part in zip(self.transcripts, latest, strict=True):
+                    transcript.add(part)
         raise AssertionError("unreachable")
+
+
+class _Servers:
+    """Three servers that have agreed on fresh keys."""
+
+    def __init__(self, keys: Callable[[], bytes], faults: Faults | None) -> None:
+        self.network = LocalNetwork(SERVERS, {link: keys() for link in links(SERVERS)}, faults=faults)
+        streams = [keys() for _ in range(SERVERS)]
+        self.parties = [
+            Party(rank, endpoint, (streams[rank], streams[(rank + 1) % SERVERS]))
+            for rank, endpoint in enumerate(self.network.endpoints)
+        ]
 
 
 # -- what each server runs -------------------------------------------------------------------------------------
 
 
-def _replicate(net: Transport, keys: tuple[bytes, bytes], summand: Words) -> Shares:
+def _replicate(_: Transport, party: Party, summand: Words) -> Shares:
     """Shares of the sum of what the receiving servers hold."""
-    return Party(net.rank, net, keys).replicate(summand)
+    return party.replicate(summand)
 
 
-def _select(net: Transport, keys: tuple[bytes, bytes], shares: Shares, noise: Words, ballot: Ballot) -> int:
-    """argmax of weights * ||M - expected||_1 - penalties + noise. Where nothing is expected, |M - 0| is M itself."""
-    party = Party(net.rank, net, keys)
-    offsets = ballot.layout.offsets
-    expecting = ballot.expected > 0
-    compared = np.flatnonzero(expecting)
-    starts = np.concatenate([[0], np.cumsum(expecting)])[offsets[:-1]]
-    difference = party.add_public(shares[compared], -ballot.expected[compared])
-    norms = absolute_sums(party, difference, starts, bits_for(ballot.largest_difference))
-    norms = norms + shares.sums(offsets[:-1]) - shares[compared].sums(starts)
+def _select(_: Transport, party: Party, shares: Shares, noise: Words, ballot: Ballot) -> int:
+    """argmax of weights * ||M - expected||_1 - penalties + noise."""
+    counts = shares[ballot.compared]
+    difference = party.add_public(counts, -ballot.expected[ballot.compared])
+    norms = absolute_sums(party, difference, ballot.compared_starts, bits_for(ballot.largest_difference))
+    norms = norms + shares.sums(ballot.layout.offsets[:-1]) - counts.sums(ballot.compared_starts)
     scores = party.add_public(norms.scaled(ballot.weights), -ballot.penalties) + party.reshare(noise)
     return argmax(party, scores, bits_for(2 * ballot.largest_score))
 
 
-def _measure(net: Transport, keys: tuple[bytes, bytes], shares: Shares, noise: Words) -> Counts:
+def _measure(_: Transport, party: Party, shares: Shares, noise: Words) -> Counts:
     """The values plus every server's noise."""
-    party = Party(net.rank, net, keys)
     return party.open(shares + party.reshare(noise), "noisy counts")
 
 
@@ -206,5 +214,5 @@ def _one_each(parts: Sequence[Counts]) -> list[Words]:
     return [part.view(np.uint64) for part in (*parts, *silent)]
 
 
-def _arrive(client: int, server: int, message: bytes) -> Sequence[bytes]:
+def _arrive(client: int, server: int, message: Message) -> Sequence[Message]:
     return (message,)

@@ -8,16 +8,17 @@ misdirected ends the receiver's run with a ``ProtocolError`` that says which mes
 from __future__ import annotations
 
 import struct
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from queue import Empty, SimpleQueue
-from threading import Lock, Thread
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from greenlet import getcurrent, greenlet
 
 from marginal_sdg.errors import ProtocolError
 
@@ -25,6 +26,7 @@ Words = npt.NDArray[np.uint64]
 Link = tuple[int, int]  # sender, receiver
 Faults = Callable[[int, int, int, bytes], Sequence[bytes]]
 Frame = tuple[bytes, bytes]  # header, sealed payload with its tag
+Queue = deque[Frame | None]  # None: its sender stopped
 Result = TypeVar("Result")
 
 _HEADER = struct.Struct("<QQIBB2x")  # session, number of the message on its link, round, sender, receiver
@@ -87,12 +89,12 @@ def links(parties: int) -> list[Link]:
 class LocalNetwork:
     """Parties in one process: an endpoint for each, with queues for links.
 
-    Parties take turns: one computes while the others wait for messages. Three threads that run freely fight for the
-    interpreter and need more CPU time than one after the other.
+    Parties take turns in one thread: one computes until it waits for a message. A message is lost when all wait and
+    none is under way, so nobody has to watch a clock.
 
-    ``keys``: 32 fresh bytes for every link, never used for another network. ``timeout``: seconds that a party waits for
-    a message. ``faults(sender, receiver, number, frame)`` returns the frames to deliver instead, or raises to kill the
-    sender: for tests. After a failure the network is of no further use.
+    ``keys``: 32 fresh bytes for every link, never used for another network. ``faults(sender, receiver, number, frame)``
+    returns the frames to deliver instead, or raises to kill the sender: for tests. After a failure the network is of
+    no further use.
     """
 
     def __init__(
@@ -100,24 +102,27 @@ class LocalNetwork:
         parties: int,
         keys: Mapping[Link, bytes],
         *,
-        timeout: float = 60.0,
         session: int = 0,
         faults: Faults | None = None,
     ) -> None:
         if set(keys) != set(links(parties)) or len(set(keys.values())) < len(keys):
             raise ProtocolError(f"keys: {parties} parties need {parties * (parties - 1)} different keys, one per link")
         ciphers = {link: AESGCM(key) for link, key in keys.items()}
-        queues: dict[Link, SimpleQueue[Frame | None]] = {link: SimpleQueue() for link in keys}
-        turn = Lock()
+        queues: dict[Link, Queue] = {link: deque() for link in keys}
         self.failed = False
-        self.endpoints = [
-            LocalEndpoint(rank, ciphers, queues, turn, timeout, session, faults) for rank in range(parties)
-        ]
+        self.endpoints = [LocalEndpoint(rank, ciphers, queues, session, faults) for rank in range(parties)]
 
     @property
     def transcripts(self) -> list[Transcript]:
         """What every party sent so far."""
         return [endpoint.transcript for endpoint in self.endpoints]
+
+    def take_transcripts(self) -> list[Transcript]:
+        """The same, and begin new ones: between two runs."""
+        taken = self.transcripts
+        for endpoint in self.endpoints:
+            endpoint.transcript = Transcript()
+        return taken
 
 
 class LocalEndpoint:
@@ -127,9 +132,7 @@ class LocalEndpoint:
         self,
         rank: int,
         ciphers: Mapping[Link, AESGCM],
-        queues: Mapping[Link, SimpleQueue[Frame | None]],
-        turn: Lock,
-        timeout: float,
+        queues: Mapping[Link, Queue],
         session: int,
         faults: Faults | None,
     ) -> None:
@@ -138,8 +141,6 @@ class LocalEndpoint:
         self._ciphers = {link: cipher for link, cipher in ciphers.items() if rank in link}
         self._queues = {link: queue for link, queue in queues.items() if rank in link}
         self._numbers = dict.fromkeys(self._queues, 0)
-        self._turn = turn
-        self._timeout = timeout
         self._session = session
         self._faults = faults
         self._listening = False
@@ -163,10 +164,10 @@ class LocalEndpoint:
         self.transcript.wire_bytes += len(header) + len(sealed)
         self.transcript.messages += 1
         if self._faults is None:
-            self._queues[link].put((header, sealed))
+            self._queues[link].append((header, sealed))
             return
         for frame in self._faults(self.rank, to, number, header + sealed):
-            self._queues[link].put((frame[: _HEADER.size], frame[_HEADER.size :]))
+            self._queues[link].append((frame[: _HEADER.size], frame[_HEADER.size :]))
 
     def receive(self, sender: int, count: int) -> Words:
         """Take the next frame off the link and open it."""
@@ -175,10 +176,14 @@ class LocalEndpoint:
         number = self._numbers[link]
         self._numbers[link] = number + 1
         name = f"server {self.rank}, message {number} from server {sender}"
-        try:
-            frame = self._take(self._queues[link])
-        except Empty:
-            raise ProtocolError(f"{name}: lost: server {sender} did not answer within {self._timeout:g} s") from None
+        queue = self._queues[link]
+        if not queue:
+            others = getcurrent().parent
+            assert others is not None, "parties run in run_parties"
+            others.switch(queue)
+        if not queue:
+            raise ProtocolError(f"{name}: lost: all servers wait, and server {sender} sent nothing")
+        frame = queue.popleft()
         if frame is None:
             raise PeerStoppedError(f"{name}: server {sender} stopped")
         header, sealed = frame
@@ -201,31 +206,11 @@ class LocalEndpoint:
             )
         return np.frombuffer(payload, dtype=np.uint64)
 
-    def run(self, program: Callable[..., Result], arguments: Sequence[Any]) -> Result:
-        """The program's result as this party; if it fails, the other parties learn that it stopped."""
-        try:
-            with self._turn:
-                return program(self, *arguments)
-        except BaseException:
-            self.stop()
-            raise
-
     def stop(self) -> None:
         """Tell every other party that no more messages will come."""
         for (sender, _), queue in self._queues.items():
             if sender == self.rank:
-                queue.put(None)
-
-    def _take(self, queue: SimpleQueue[Frame | None]) -> Frame | None:
-        try:
-            return queue.get_nowait()
-        except Empty:
-            pass
-        self._turn.release()
-        try:
-            return queue.get(timeout=self._timeout)
-        finally:
-            self._turn.acquire()
+                queue.append(None)
 
 
 def run_parties(network: LocalNetwork, program: Callable[..., Result], *arguments: Sequence[Any]) -> list[Result]:
@@ -235,26 +220,24 @@ def run_parties(network: LocalNetwork, program: Callable[..., Result], *argument
     """
     if network.failed:
         raise ProtocolError("network: a party failed in an earlier run; make a new network with new keys")
+    network.failed = True
     results: dict[int, Result] = {}
     failures: list[BaseException] = []
 
     def run(endpoint: LocalEndpoint) -> None:
         try:
-            results[endpoint.rank] = endpoint.run(program, [argument[endpoint.rank] for argument in arguments])
+            results[endpoint.rank] = program(endpoint, *(argument[endpoint.rank] for argument in arguments))
         except BaseException as error:
+            endpoint.stop()
             failures.append(error)
 
-    threads = [Thread(target=run, args=[endpoint], daemon=True) for endpoint in network.endpoints]
-    network.failed = True
-    try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    except BaseException:  # an interrupt: parties end at the next message that they wait for
-        for endpoint in network.endpoints:
-            endpoint.stop()
-        raise
+    waiting: dict[greenlet, Queue | None] = {greenlet(partial(run, end)): None for end in network.endpoints}
+    while waiting:  # whoever waits the longest goes on: of those that can, and else to learn that nothing comes
+        able = (party for party, queue in waiting.items() if queue is None or queue)
+        party = next(able, next(iter(waiting)))
+        del waiting[party]
+        if (queue := party.switch()) is not None:
+            waiting[party] = queue
     if failures:
         raise min(failures, key=lambda error: isinstance(error, PeerStoppedError))
     network.failed = False

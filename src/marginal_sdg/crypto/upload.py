@@ -18,6 +18,7 @@ from marginal_sdg.crypto.prg import KEY_BYTES, Stream
 from marginal_sdg.errors import ProtocolError
 
 Words = npt.NDArray[np.uint64]
+Message = bytes | bytearray
 
 RECEIVERS = 2
 
@@ -44,7 +45,7 @@ class Sender:
         self._keys = keys
         self._sent = 0
 
-    def messages(self, wave: int, answers: Words) -> list[bytes]:
+    def messages(self, wave: int, answers: Words) -> list[Message]:
         """One sealed message per server. ``answers``: (cells,), overwritten by the share that travels.
 
         ``wave``: which part of the answers. Sharing it again uses a new seed.
@@ -54,9 +55,13 @@ class Sender:
         Stream(seed).combine(answers, np.subtract)
         return [self._seal(0, wave, seed), self._seal(1, wave, answers.view(np.uint8).data)]
 
-    def _seal(self, server: int, wave: int, payload: bytes | memoryview) -> bytes:
+    def _seal(self, server: int, wave: int, payload: bytes | memoryview) -> Message:
         header = _HEADER.pack(self._client, wave, server, self._sent)
-        return header + AESGCM(self._links[server]).encrypt(_nonce(self._sent), payload, header)
+        message = bytearray(_HEADER.size + len(payload) + _TAG)
+        message[: _HEADER.size] = header
+        sealed = memoryview(message)[_HEADER.size :]
+        AESGCM(self._links[server]).encrypt_into(_nonce(self._sent), payload, header, sealed)
+        return message
 
 
 class Desk:
@@ -67,12 +72,12 @@ class Desk:
         self._links = links
         self._taken: set[tuple[int, int]] = set()
 
-    def take(self, client: int, wave: int, cells: int, message: bytes) -> bytes:
+    def take(self, client: int, wave: int, cells: int, message: Message) -> bytes:
         """The payload of the client's one message, for :meth:`add`; ProtocolError for any other message."""
         name = f"upload of client {client} to server {self._server}"
         if (client, wave) in self._taken:
             raise ProtocolError(f"{name}: repeated; every part of the answers is taken once")
-        header, sealed = message[: _HEADER.size], memoryview(message)[_HEADER.size :]
+        header, sealed = bytes(message[: _HEADER.size]), memoryview(message)[_HEADER.size :]
         if len(header) < _HEADER.size or _HEADER.unpack(header)[:3] != (client, wave, self._server):
             raise ProtocolError(f"{name}: misdirected or damaged header; the client has to send it again")
         try:
