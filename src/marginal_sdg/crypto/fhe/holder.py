@@ -6,11 +6,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from marginal_sdg.crypto.fhe.encryption import choose_encrypt
 from marginal_sdg.crypto.fhe.layout import Ints, Layout, Polynomial
 from marginal_sdg.crypto.fhe.public import Public
 from marginal_sdg.crypto.fhe.threads import each
 from marginal_sdg.crypto.fhe.upload import Opening, check_attributes, check_cap
-from marginal_sdg.crypto.fhe.wire import Kind
+from marginal_sdg.crypto.fhe.wire import Frame, Kind
 from marginal_sdg.errors import ProtocolError
 
 
@@ -83,13 +84,15 @@ class DataHolder:
         yield Opening("records", self._records, held).pack(self._public.run)
         polynomials = layout.polynomials(held)
         column = {attribute: place for place, attribute in enumerate(held)}
-        for block in range(layout.blocks(self._records)):
+        blocks = layout.blocks(self._records)
+        encrypted = choose_encrypt(self._public, blocks * len(polynomials))
+        for block in range(blocks):
             rows = table[block * layout.rows : (block + 1) * layout.rows]
 
             def encrypt(number: int, rows: Ints = rows, first: int = block * len(polynomials)) -> bytes:
                 polynomial = polynomials[number]
-                values = self._one_hot(polynomial, rows[:, column[polynomial.attribute]])
-                return self._public.frame(Kind.RECORDS, first + number, self._public.encrypt(values, 0))
+                payload = encrypted(self._one_hot(polynomial, rows[:, column[polynomial.attribute]]))
+                return Frame(Kind.RECORDS, first + number, self._public.run, payload).pack()
 
             yield from each(encrypt, range(len(polynomials)), self._threads)
 

@@ -1,4 +1,4 @@
-"""Sums of products of residues, compiled by Numba; imported on use.
+"""Arithmetic on residues, compiled by Numba; imported on use.
 
 Products of two words and their sums are kept in full, in 128 bits, and reduced once.
 """
@@ -80,3 +80,34 @@ def add_products(blocks: Words, pairs: Words, sums: Words, modulus: int) -> None
     word = (1 << 64) % modulus
     quotient, one = (word << 64) // modulus, (1 << 64) // modulus
     _add_products(blocks, pairs, sums, *(np.uint64(value) for value in (modulus, word, quotient, one)))
+
+
+@njit(nogil=True)  # type: ignore[untyped-decorator]
+def add_transform(values: Any, roots: Any, quotients: Any, modulus: Any, sums: Any) -> None:
+    """Add the number-theoretic transform of a polynomial to (N,) residues, in place.
+
+    ``values``: (N,) int64 coefficients within the modulus of 0, which is below 2^61. ``roots``: (N,) powers psi^r of a
+    root of X^N + 1, r the bits of the place reversed; ``quotients``: floor(2^64 psi^r / modulus). The result is in the
+    same order: the place with reversed bits r has the value at psi^(2 r + 1).
+
+    Source: Harvey 2014, Algorithm 2; Longa and Naehrig 2016, "Speeding up the Number Theoretic Transform", Algorithm 1.
+    """
+    twice = modulus + modulus
+    work = np.empty(len(values), dtype=np.uint64)  # below four times the modulus
+    for place in range(len(values)):
+        value = values[place]
+        work[place] = uint64(value) if value >= 0 else modulus - uint64(-value)
+    blocks, half = 1, len(values) // 2
+    while half:
+        for block in range(blocks):
+            root, quotient = roots[blocks + block], quotients[blocks + block]
+            for place in range(2 * block * half, (2 * block + 1) * half):
+                low = work[place]
+                low = min(low, low - twice)  # unsigned: a difference below 0 is huge
+                high = _times(work[place + half], root, quotient, modulus)
+                work[place], work[place + half] = low + high, low + twice - high
+        blocks, half = 2 * blocks, half // 2
+    for place in range(len(values)):
+        value = min(work[place], work[place] - twice)
+        value = min(value, value - modulus) + sums[place]
+        sums[place] = min(value, value - modulus)

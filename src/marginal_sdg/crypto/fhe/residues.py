@@ -52,8 +52,8 @@ class Form:
                 place = found + 1
         return starts, moduli
 
-    def read(self, payload: bytes) -> Words | None:
-        """(polynomials, towers, N) residues; None if anything else in the bytes differs from the sample."""
+    def views(self, payload: bytes | bytearray) -> list[Words] | None:
+        """(N,) residues of every polynomial and tower, in place; None if anything else differs from the sample."""
         if len(payload) != len(self._bytes):
             return None
         before = 0
@@ -61,7 +61,14 @@ class Form:
             if payload[before:start] != self._bytes[before:start]:
                 return None
             before = start + self._size
-        residues = np.stack([self._array(payload, start) for start in self._starts]).reshape(self.shape)
+        return [self._array(payload, start) for start in self._starts]
+
+    def read(self, payload: bytes) -> Words | None:
+        """(polynomials, towers, N) residues; None if anything else in the bytes differs from the sample."""
+        views = self.views(payload)
+        if views is None:
+            return None
+        residues = np.stack(views).reshape(self.shape)
         return residues if (residues < self.moduli[:, None]).all() else None
 
     def write(self, residues: Words) -> Ciphertext:
@@ -74,5 +81,5 @@ class Form:
         read = load(openfhe().DeserializeCiphertextString, payload, Kind.RECORDS)
         return self._context.EvalAdd(self._zero, read)
 
-    def _array(self, payload: bytes, start: int) -> Words:
+    def _array(self, payload: bytes | bytearray, start: int) -> Words:
         return np.frombuffer(payload, dtype=_WORD, count=self._size // 8, offset=start)
