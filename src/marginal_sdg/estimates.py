@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -40,7 +41,7 @@ def marginal_frame(model: GraphicalModel, measurements: Sequence[Measurement], c
 
     The standard error (records) is that of the best average of all measurements that contain the clique, each summed
     down to it: the privacy noise in a cell before the model smooths it. It is NaN where no measurement contains the
-    clique, because nothing in the release then says how far the model is off.
+    clique, because nothing in the release then says how far the model is off, and 0 where it is known exactly.
     """
     names = model.domain.clique(clique)
     cells = model.domain.size(names)
@@ -48,7 +49,7 @@ def marginal_frame(model: GraphicalModel, measurements: Sequence[Measurement], c
     for measurement in measurements:
         if set(names) <= set(measurement.clique):
             _, sigma = measurement.scaled(model.total)
-            precision += cells / (len(measurement.counts) * sigma**2)
+            precision += cells / (len(measurement.counts) * sigma**2) if sigma else math.inf
     labels = [code_labels(model.domain[name]) for name in names]
     places = np.indices([len(codes) for codes in labels]).reshape(len(names), -1)
     columns: dict[str, Any] = {

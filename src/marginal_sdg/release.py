@@ -12,6 +12,8 @@ from marginal_sdg.domain import Clique
 
 Floats = npt.NDArray[np.float64]
 
+PUBLIC = 0.01  # a fit takes no public knowledge for more precise than that, relative to the noise of what was paid for
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -42,6 +44,8 @@ class Measurement:
     deviation per cell. ``records``: how many records were counted, as far as paid releases tell (None: the whole
     table); the fit scales the counts by it. ``confidence``: the number of records that sets the weight in the fit
     (None: every measurement weighs the same, as in NaiveFLAIM).
+
+    ``public``: no release but public knowledge, which may be exact (``sigma`` 0); see ``known.py``.
     """
 
     clique: Clique
@@ -49,11 +53,30 @@ class Measurement:
     sigma: float
     records: float | None = None
     confidence: float | None = None
+    public: bool = False
 
     def scaled(self, total: float) -> tuple[Floats, float]:
         """(counts, sigma) brought to a table of ``total`` records, as the fit needs them."""
         counts = self.counts.astype(np.float64) * (total / self.records if self.records else 1.0)
         return counts, self.sigma * (total / abs(self.confidence) if self.confidence else 1.0)
+
+
+def typical_sigma(measurements: Sequence[Measurement], total: float) -> float:
+    """The noise of what was paid for (records): 1 / sigma^2 is the mean over measured cliques; 1 where nothing was.
+
+    Repeated measurements of a clique add up their 1 / sigma^2 first.
+    """
+    precision: dict[Clique, float] = {}
+    for m in measurements:
+        if not m.public:
+            precision[m.clique] = precision.get(m.clique, 0.0) + m.scaled(total)[1] ** -2
+    return float(np.mean(list(precision.values())) ** -0.5) if precision else 1.0
+
+
+def fit_sigma(measurement: Measurement, total: float, typical: float) -> float:
+    """The sigma that a fit works with: public knowledge may be exact, and counts as ``PUBLIC`` times typical then."""
+    sigma = measurement.scaled(total)[1]
+    return max(sigma, PUBLIC * typical) if measurement.public else sigma
 
 
 def estimate_total(measurements: Sequence[Measurement]) -> float:

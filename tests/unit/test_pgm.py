@@ -17,7 +17,7 @@ from marginal_sdg.generators.pgm import PGM, block_update, pool
 from marginal_sdg.graphical.junction import Sizes, mask_of
 from marginal_sdg.graphical.model import GraphicalModel
 from marginal_sdg.marginals import contingency
-from marginal_sdg.release import Measurement, estimate_total
+from marginal_sdg.release import Measurement, estimate_total, typical_sigma
 from marginal_sdg.simplex import onto_simplex
 
 CLIQUES = [("a",), ("b",), ("c",), ("d",), ("a", "b"), ("b", "c"), ("a", "c", "d")]
@@ -208,6 +208,7 @@ def test_the_duality_gap_proves_how_close_the_fit_is(domain, noisy):
         Sizes(domain.shape),
         {mask_of(map(domain.index, q)): value for q, value in pool(noisy, 2000.0).items()},
         2000.0,
+        typical_sigma(noisy, 2000.0),
     )
     start = np.zeros(len(problem.target))
     best = minimise(problem.evaluate, start, done=lambda theta: problem.gap(theta) < 1e-10, iterations=5000)

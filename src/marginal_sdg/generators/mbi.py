@@ -13,7 +13,7 @@ from marginal_sdg.domain import Clique, Domain
 from marginal_sdg.errors import ConfigError
 from marginal_sdg.graphical.junction import Sizes, mask_of, model_cells
 from marginal_sdg.graphical.model import GraphicalModel
-from marginal_sdg.release import Measurement
+from marginal_sdg.release import Measurement, fit_sigma, typical_sigma
 
 ITERATIONS = 100
 FINAL_ITERATIONS = 1000
@@ -53,9 +53,10 @@ class MBI:
         measurements = [m for m in measurements if m.clique]  # the empty clique's is the total
         cliques = list(dict.fromkeys(m.clique for m in measurements))
         linear = []
+        typical = typical_sigma(measurements, total)
         for m in measurements:
-            counts, sigma = m.scaled(total)
-            linear.append(mbi.LinearMeasurement(counts, m.clique, stddev=sigma))
+            sigma = fit_sigma(m, total, typical)
+            linear.append(mbi.LinearMeasurement(m.scaled(total)[0], m.clique, stddev=sigma))
         with double_precision():
             start = mbi.CliqueVector.zeros(self._domain, cliques)
             if warm_start is not None:

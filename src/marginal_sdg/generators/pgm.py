@@ -5,12 +5,13 @@ theta_q(x_q)) over the *measured* cliques, where theta minimises
 
     N log Z(theta) - <theta, y> + sum_q ridge_q sigma_q^2 / sigma B^2 (cosh(theta_q / B) - 1) ,
 
-with 1 / sigma^2 the mean of all 1 / sigma_q^2.  The gradient is "model marginals minus the measurement, shrunk by
-ridge_q sigma_q^2 / sigma B sinh(theta_q / B)": measurements that contradict each other give way in proportion to their
-variances. For ridge -> 0 the solution is the maximum-entropy member of the weighted least-squares fits of Private-PGM
-(McKenna, Sheldon, Miklau 2019). The ridge keeps the model from following the noise; beyond B nats it grows
-exponentially, so that measurements which contradict all others (NaiveFLAIM produces them) bend the model but do not
-break it.
+with 1 / sigma^2 the mean of 1 / sigma_q^2 over all that was paid for.  The gradient is "model marginals minus the
+measurement, shrunk by ridge_q sigma_q^2 / sigma B sinh(theta_q / B)": measurements that contradict each other give
+way in proportion to their variances. For ridge -> 0 the solution is the maximum-entropy member of the weighted
+least-squares fits of Private-PGM (McKenna, Sheldon, Miklau 2019). The ridge keeps the model from following the
+noise; beyond B nats it grows exponentially, so that measurements which contradict all others (NaiveFLAIM produces
+them) bend the model but do not break it. Public knowledge comes in as further y_q, exact ones with a hundredth of
+sigma (``release.PUBLIC``).
 
 Every y_q is pooled from all measurements of q by inverse variance, and moved to the nearest table without negative
 counts and with N records first.  The fit stops when its duality gap proves that the primal loss (N KL(model, uniform)
@@ -32,7 +33,7 @@ from marginal_sdg.generators.lbfgs import minimise
 from marginal_sdg.graphical.calibration import Calibrated, Calibrator
 from marginal_sdg.graphical.junction import JunctionTree, Sizes, mask_of, model_cells
 from marginal_sdg.graphical.model import GraphicalModel
-from marginal_sdg.release import Measurement
+from marginal_sdg.release import Measurement, fit_sigma, typical_sigma
 from marginal_sdg.simplex import onto_simplex
 
 Floats = npt.NDArray[np.float64]
@@ -79,7 +80,12 @@ class PGM:
             return GraphicalModel(self.domain, {}, total)
         pooled = pool(measurements, total)
         self._check_memory(list(pooled))
-        problem = _Problem(self._sizes, {self._mask(clique): value for clique, value in pooled.items()}, total)
+        problem = _Problem(
+            self._sizes,
+            {self._mask(clique): value for clique, value in pooled.items()},
+            total,
+            typical_sigma(measurements, total),
+        )
         gap = FINAL_GAP if final else GAP
         theta = minimise(
             problem.evaluate,
@@ -125,8 +131,9 @@ class PGM:
 def pool(measurements: Sequence[Measurement], total: float) -> dict[Clique, tuple[Floats, float]]:
     """Combine repeated measurements by inverse variance, project: clique -> (non-negative counts, sigma)."""
     sums: dict[Clique, tuple[Floats, float]] = {}
+    typical = typical_sigma(measurements, total)
     for m in measurements:
-        counts, sigma = m.scaled(total)
+        counts, sigma = m.scaled(total)[0], fit_sigma(m, total, typical)
         weighted, weight = sums.get(m.clique, (np.zeros(len(counts)), 0.0))
         sums[m.clique] = (weighted + counts / sigma**2, weight + 1 / sigma**2)
     return {
@@ -137,13 +144,12 @@ def pool(measurements: Sequence[Measurement], total: float) -> dict[Clique, tupl
 class _Problem:
     """Value, gradient and curvature of the dual, over all measured cells end to end."""
 
-    def __init__(self, sizes: Sizes, pooled: dict[int, tuple[Floats, float]], total: float) -> None:
+    def __init__(self, sizes: Sizes, pooled: dict[int, tuple[Floats, float]], total: float, typical: float) -> None:
         self.total = total
         self.calibrator = Calibrator(JunctionTree.covering(sizes, pooled), list(pooled))
         self.slices = self.calibrator.slices
         self.target = np.concatenate([counts for counts, _ in pooled.values()])
         self.sigma = np.concatenate([np.full(len(counts), sigma) for counts, sigma in pooled.values()])
-        typical = np.mean([sigma**-2 for _, sigma in pooled.values()]) ** -0.5
         ridges = [RIDGE_ONE_WAY if mask.bit_count() == 1 else RIDGE for mask in pooled]
         self.ridge = self.sigma**2 / typical * np.repeat(ridges, [len(counts) for counts, _ in pooled.values()])
         self._latest: tuple[Floats, Calibrated] | None = None
