@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -43,10 +43,11 @@ def synthesise(
     *,
     max_model_mb: float,
     on_event: OnEvent,
+    known: Sequence[Measurement] = (),
 ) -> Synthesis:
     """Initialise with 1-way marginals, then select, measure and generate until the schedule ends.
 
-    Everything outside ``backend`` is post-processing of what the ledger has paid for.
+    Everything outside ``backend`` is post-processing of what the ledger has paid for and of what is ``known`` publicly.
     """
     clock = _Clock()
     cell_limit = max_model_mb * 2**20 / 8
@@ -56,21 +57,21 @@ def synthesise(
         measurements = backend.initialise(workload.one_way, step, ledger)
     with clock("generate"):
         total = backend.total(measurements)
-        model = generator.fit(measurements, total)
+        model = generator.fit([*known, *measurements], total)
     on_event({"event": "start", "rounds": schedule.rounds, "sigma": step.sigma, "rho_spent": float(ledger.spent)})
     following = schedule.next(step, ledger.allowance, stalled=False)
     while following is not None:
         step = following
         left = ledger.allowance - backend.costs.rho(step.variance, step.epsilon2, last=step.last)
         growth = float(1 - left / allowance)  # the model may grow with the budget spent; source: AIM §4.2
-        state = PublicState(workload, model, tuple(measurements), generator, total, growth * cell_limit)
+        state = PublicState(workload, model, (*known, *measurements), generator, total, growth * cell_limit)
         with clock("select"):
             selection = affordable(backend.select(state, step, ledger), generator, model.cliques, cell_limit)
         with clock("measure"):
             measurements += backend.measure(selection, step, ledger)
         with clock("generate"):
             total = backend.total(measurements)
-            model = generator.fit(measurements, total, warm_start=model)
+            model = generator.fit([*known, *measurements], total, warm_start=model)
         stalled = schedule.rounds is None and any(
             _unchanged(state.model, model, clique, step) for clique in selection.cliques
         )
@@ -87,9 +88,9 @@ def synthesise(
         )
         following = schedule.next(step, ledger.allowance, stalled=stalled)
     with clock("generate"):
-        model = generator.fit(measurements, total, warm_start=model, final=True)
+        model = generator.fit([*known, *measurements], total, warm_start=model, final=True)
     on_event({"event": "done", "rho_spent": float(ledger.spent), "seconds": sum(clock.seconds.values())})
-    return Synthesis(model, tuple(measurements), step.index + 1, step.sigma, clock.seconds)
+    return Synthesis(model, (*known, *measurements), step.index + 1, step.sigma, clock.seconds)
 
 
 def affordable(

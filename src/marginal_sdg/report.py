@@ -18,6 +18,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from marginal_sdg.encoding import Table
+    from marginal_sdg.release import Measurement
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881;
@@ -146,10 +147,11 @@ def synthesis_report(synthesizer: Any, real: Table | None = None) -> Page:
     page.heading("Privacy")
     ledger_section(page, synthesizer.ledger.to_dict())
     page.heading("Settings")
-    settings = {name: value for name, value in synthesizer.get_params().items() if name not in ("domain", "on_event")}
+    apart = ("domain", "on_event", "known")
+    settings = {name: value for name, value in synthesizer.get_params().items() if name not in apart}
     page.table(["parameter", "value"], [[name, str(value)[:200]] for name, value in settings.items()])
     page.heading("Measured marginals")
-    measured = [(", ".join(m.clique), len(m.counts), f"{m.sigma:.4g}") for m in synthesizer.measurements_]
+    measured = [(", ".join(m.clique), len(m.counts), _noise(m)) for m in synthesizer.measurements_]
     page.table(["marginal", "cells", "sigma (records)"], measured)
     seconds = ", ".join(f"{name} {value:.2f} s" for name, value in synthesizer.timings_.items())
     page.text(f"Time: {seconds}.")
@@ -157,6 +159,12 @@ def synthesis_report(synthesizer: Any, real: Table | None = None) -> Page:
     for name in synthesizer.domain.names:
         _attribute_section(page, synthesizer, name, real)
     return page
+
+
+def _noise(measurement: Measurement) -> str:
+    if not measurement.public:
+        return f"{measurement.sigma:.4g}"
+    return f"known: {measurement.scaled(1.0)[1]:.3g} of all records" if measurement.sigma else "known exactly"
 
 
 def _attribute_section(page: Page, synthesizer: Any, name: str, real: Table | None, most: int = 20) -> None:

@@ -25,7 +25,9 @@ from marginal_sdg.encoding import Table
 from marginal_sdg.errors import ConfigError, DataError
 from marginal_sdg.estimator import Estimator
 from marginal_sdg.generators import make_generator
+from marginal_sdg.generators.base import Generator
 from marginal_sdg.graphical.model import GraphicalModel
+from marginal_sdg.known import Known, exactly_known, known_measurements, statement
 from marginal_sdg.loop import synthesise
 from marginal_sdg.privacy.budget import Budget
 from marginal_sdg.privacy.ledger import Ledger
@@ -56,6 +58,7 @@ class Synthesizer(Estimator):
     generator: str = field(default="pgm", kw_only=True)
     max_model_mb: float = field(default=80.0, kw_only=True)
     records_per_person: int = field(default=1, kw_only=True)
+    known: Sequence[Known] = field(default=(), kw_only=True, repr=False)
 
     _ways: ClassVar[int] = 3  # of the marginals that an integer workload draws
 
@@ -70,8 +73,21 @@ class Synthesizer(Estimator):
             raise ConfigError(f"calibration: must be 'sound' or 'paper', got {self.calibration!r}")
         if not self.max_model_mb > 0:
             raise ConfigError(f"max_model_mb: must be positive, got {self.max_model_mb}")
-        make_generator(self.generator, self.domain, self.max_model_mb)
+        self._check_public(make_generator(self.generator, self.domain, self.max_model_mb))
         return budget, _workload(self.workload, self.domain, self._ways)
+
+    @property
+    def _known(self) -> tuple[Measurement, ...]:
+        return known_measurements(self.domain, self.known)
+
+    def _check_public(self, generator: Generator) -> None:
+        """Find what is wrong with public knowledge, and whether a model has room for it."""
+        needed = generator.cells([m.clique for m in self._known]) * 8 / 2**20
+        if needed > self.max_model_mb:
+            raise ConfigError(
+                f"max_model_mb: what is known needs a model of {needed:,.0f} MB, the limit is "
+                f"{self.max_model_mb:,.0f}; raise it, or give smaller marginals"
+            )
 
     @property
     def _planned_rounds(self) -> int:
@@ -80,6 +96,9 @@ class Synthesizer(Estimator):
 
     def _run(self, backend: Backend, workload: Workload, ledger: Ledger, start_rounds: int) -> None:
         schedule = plan_schedule(self.rounds, backend.costs, ledger.allowance, self.gaussian_share, start_rounds)
+        known = self._known
+        for measurement in known:
+            ledger.warn(statement(measurement))
         result = synthesise(
             backend,
             workload,
@@ -88,6 +107,7 @@ class Synthesizer(Estimator):
             ledger,
             max_model_mb=self.max_model_mb,
             on_event=self.on_event or (lambda event: None),
+            known=known,
         )
         self.model_: GraphicalModel = result.model
         self.measurements_: tuple[Measurement, ...] = result.measurements
@@ -127,6 +147,10 @@ class AIM(Synthesizer):
         Cap on the graphical model; it grows with the budget spent.
     records_per_person : int
         Protect people with up to that many records: group privacy, charged exactly (k squared times a record's).
+    known : list of DataFrame or Series
+        Marginals that are public: a column for every attribute, ``count`` (or shares), and ``standard_error`` unless
+        exact. They cost nothing, and AIM does not measure again what is known of a single attribute exactly. You assert
+        that they were not made from ``table``; see ``known.py``.
     seed : int, optional
         Makes an experiment repeatable. Without one, all randomness comes from the operating system.
     secure : bool
@@ -152,7 +176,7 @@ class AIM(Synthesizer):
         return self
 
     def _backend(self, table: Table, workload: Workload) -> PlaintextBackend:
-        return PlaintextBackend(table, workload, sound=self._sound)
+        return PlaintextBackend(table, workload, sound=self._sound, known=exactly_known(self._known))
 
 
 @dataclass(eq=False)

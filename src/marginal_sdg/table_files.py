@@ -76,8 +76,11 @@ def read_table(path: Path, domain: Domain, drop: Sequence[str] = ()) -> Table:
     return Table(domain, np.concatenate(codes) if codes else np.empty((0, len(domain)), dtype=np.int32))
 
 
-def read_frame(path: Path) -> pd.DataFrame:
-    """A whole file as it is, without a domain: numbers, booleans and dates in ISO 8601 are recognised in a CSV file."""
+def read_frame(path: Path, *, text: bool = False) -> pd.DataFrame:
+    """A whole file as it is, without a domain: numbers, booleans and dates in ISO 8601 are recognised in a CSV file.
+
+    ``text``: they are left as text there.
+    """
     with _opened(path) as file:
         names = _header(path, file)
         try:
@@ -85,12 +88,17 @@ def read_frame(path: Path) -> pd.DataFrame:
                 frame: pd.DataFrame = pyarrow.parquet.read_table(file).to_pandas(date_as_object=False)
                 return frame
             frame = pd.read_csv(
-                file, sep=_delimiter(file), low_memory=False, keep_default_na=False, na_values=list(MISSING)
+                file,
+                sep=_delimiter(file),
+                low_memory=False,
+                keep_default_na=False,
+                na_values=list(MISSING),
+                dtype=str if text else None,
             )
         except (pa.ArrowInvalid, ValueError) as error:
             raise _unreadable(path, error) from None
     frame.columns = pd.Index(names)
-    for name in names:
+    for name in names if not text else []:
         if frame[name].dtype == object:
             try:
                 frame[name] = pd.to_datetime(frame[name], format="ISO8601")

@@ -335,7 +335,7 @@ LAYERS = [
     {"workload", "graphical"},
     {"generators", "metrics", "estimates"},
     {"backends", "datasets"},
-    {"loop", "report", "evaluation", "table_files"},
+    {"loop", "report", "evaluation", "table_files", "known"},
     {"estimator"},
     {"synthesizers"},
     {"baselines", "fhaim"},

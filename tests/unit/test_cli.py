@@ -119,6 +119,19 @@ def test_rows_that_satisfy_a_condition_come_from_the_fit_and_from_the_saved_mode
         assert len(rows) == 70 and (rows["age"] > 60).all() and set(rows["job"]) <= {"cook", "nurse"}
 
 
+def test_public_marginals_are_met_planned_and_told(folder: Path, capsys) -> None:
+    Path("jobs.csv").write_text("job;count;standard_error\ncook;50;0\nnurse;50;0\nother;100;0\n")
+    assert synthesize("--known", "jobs.csv", "--rows", "4000", "--report", "r.html") == 0
+    rows = pd.read_csv("s.csv")
+    assert rows["job"].value_counts(normalize=True).to_dict() == pytest.approx(
+        {"cook": 0.25, "nurse": 0.25, "other": 0.5}, abs=0.002
+    )
+    assert "note: public, no charge: the marginal of job (exact)" in capsys.readouterr().err
+    assert "public, no charge" in Path("r.html").read_text()
+    assert main(["plan", "d.yaml", "--rounds", "2", "--known", "jobs.csv"]) == 0
+    assert "up to 6 with sigma" in capsys.readouterr().out
+
+
 def test_evaluate_names_the_worst_marginals_and_says_that_it_is_private(folder: Path, capsys) -> None:
     assert main(["evaluate", "table.csv", "like.csv", "--domain", "d.yaml", "--drop", "id", "--target", "smoker"]) == 0
     out = capsys.readouterr().out
@@ -211,6 +224,8 @@ WRONG = [
     (["synthesize", "like.csv", "--workload", "age,jib"], "unknown attribute 'jib' (did you mean 'job'?)"),
     (["synthesize", "like.csv", "--workload", "none.yaml"], "workload: none.yaml cannot be read (FileNotFoundError)"),
     (["synthesize", "like.csv", "--target", "wage"], "unknown attribute 'wage'"),
+    (["synthesize", "like.csv", "--known", "none.csv"], "none.csv: cannot be read (No such file or directory)"),
+    (["synthesize", "like.csv", "--known", "few.csv"], "known[0] (job): lacks 1 of 3 cells, such as job=other; give"),
     (["synthesize", "like.csv", "--rows", "-5"], "Invalid value for '--rows': -5 is not in the range x>=0"),
     (["synthesize", "like.csv", "--where", "age >"], "where: a value is missing at the end"),
     (["synthesize", "like.csv", "--where", "age > 98"], "where: no whole bin of 'age' satisfies it"),
@@ -257,6 +272,7 @@ def _spoil(folder: Path) -> None:
         ("maybe.csv", 3, "maybe"),
     ]:
         table(name, position, value)
+    (folder / "few.csv").write_text("job,count\ncook,0.5\nnurse,0.5\n")
     (folder / "typo.yaml").write_text("age: {lowr: 1, upper: 9, bins: 2}")
     (folder / "broken.yaml").write_text("age: {lower: 1")
     (folder / "mixed.yaml").write_text("since: {lower: 2000-01-01, upper: 2019, bins: 2}")

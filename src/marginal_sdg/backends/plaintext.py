@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import replace
 
 from marginal_sdg.backends.base import PublicState, pick_from
@@ -22,17 +22,19 @@ class PlaintextBackend:
     """The exact marginals of one table, in the clear with its curator.
 
     ``sound=False`` treats the exact number of records as public, as the FLAIM paper's code does: the model and every
-    measurement are scaled to it, and the score then has twice the sensitivity that it is charged for.
+    measurement are scaled to it, and the score then has twice the sensitivity that it is charged for. ``known``:
+    attributes whose marginal is known exactly, so that measuring it first would be a waste.
     """
 
-    def __init__(self, table: Table, workload: Workload, *, sound: bool) -> None:
+    def __init__(self, table: Table, workload: Workload, *, sound: bool, known: Container[str] = ()) -> None:
+        self._known = known
         self.costs = replace(AIM_COSTS, initial=len(self._first(workload.one_way)))
         self._table = table
         self._sound = sound
         self._answers: Answers | None = None  # of the latest candidates, which rarely change between rounds
 
     def initialise(self, cliques: Sequence[Clique], step: Step, ledger: Ledger) -> list[Measurement]:
-        """Measure every 1-way marginal once."""
+        """Measure every 1-way marginal that is not known once; the number of records where all are."""
         return self._measure(self._first(cliques), step, ledger, "initial marginals")
 
     def select(self, state: PublicState, step: Step, ledger: Ledger) -> Selection:
@@ -51,7 +53,7 @@ class PlaintextBackend:
 
     def _first(self, one_way: Sequence[Clique]) -> Sequence[Clique]:
         """What is measured before the first round."""
-        return one_way
+        return [clique for clique in one_way if clique[0] not in self._known] or [()]
 
     def _penalty(self, step: Step) -> float:
         """The noise per cell that a candidate's score is lowered for."""

@@ -45,6 +45,13 @@ def of_a_fit(command: Command) -> Command:
             click.option(
                 "--records-per-person", type=click.IntRange(1), default=1, show_default=True, help="Whom to protect."
             ),
+            click.option(
+                "--known",
+                type=FILE,
+                multiple=True,
+                help="A marginal that is public, as a CSV or Parquet file: columns, count, and standard_error unless "
+                "exact. Costs nothing. May be repeated.",
+            ),
             click.option("--max-model-mb", type=float, default=80.0, show_default=True, help="Cap on the model."),
         ]
     ):

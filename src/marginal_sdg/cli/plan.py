@@ -40,12 +40,14 @@ def plan(
     """
     from marginal_sdg.experiment.plan import COPIES, PROCESS_MB, split_budget
     from marginal_sdg.experiment.progress import show_table
+    from marginal_sdg.known import exactly_known, known_measurements
 
     domain = _domain(source)
     queries = parse_workload(workload, domain, target)
     fit = make_mechanism(mechanism, domain, epsilon=epsilon, delta=delta, workload=queries, seed=0, **params)
     candidates = queries.closure if mechanism != "mwem" else queries.cliques
-    split = split_budget(_cell(fit), len(queries.one_way))
+    known = exactly_known(known_measurements(domain, fit.known))
+    split = split_budget(_cell(fit), len(queries.one_way), len(known))
     per = "" if fit.rounds != "adaptive" else " at first (adaptive rounds anneal it)"
     largest = max(candidates, key=domain.size)
     lines = [

@@ -7,7 +7,7 @@ releases along its own path: sizes, selections and measurements. A second score 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -149,9 +149,16 @@ class WatchedCurator(PlaintextBackend):
     """AIM's backend with a witness, who can compute the scores of both worlds."""
 
     def __init__(
-        self, table: Table, workload: Workload, *, sound: bool, worlds: tuple[Table, Table], witness: Witness
+        self,
+        table: Table,
+        workload: Workload,
+        *,
+        sound: bool,
+        known: Container[str],
+        worlds: tuple[Table, Table],
+        witness: Witness,
     ) -> None:
-        super().__init__(table, workload, sound=sound)
+        super().__init__(table, workload, sound=sound, known=known)
         self._twins = [PlaintextBackend(world, workload, sound=sound) for world in worlds]
         self._witness = witness
 

@@ -38,15 +38,19 @@ class Split:
     epsilon: float
 
 
-def split_budget(cell: RunParams, attributes: int) -> Split:
-    """The privacy split of a cell whose workload covers ``attributes`` columns. Source: FLAIM Lemma 4.1."""
+def split_budget(cell: RunParams, attributes: int, known: int = 0) -> Split:
+    """The privacy split of a cell whose workload covers ``attributes`` columns. Source: FLAIM Lemma 4.1.
+
+    ``known``: how many of them AIM need not measure first.
+    """
     from marginal_sdg.backends.plaintext import AIM_COSTS
     from marginal_sdg.backends.variants import VARIANTS as METHODS
     from marginal_sdg.backends.variants import flaim_costs
 
     sound = cell.calibration == "sound"
     rho = Budget(cell.epsilon, cell.delta).rho / (cell.records_per_person or 1) ** 2  # of a single record
-    costs, start = replace(AIM_COSTS, initial=1 if cell.method == "MWEM+PGM" else attributes), 16 * attributes
+    initial = 1 if cell.method == "MWEM+PGM" else max(attributes - known, 1)
+    costs, start = replace(AIM_COSTS, initial=initial), 16 * attributes
     if cell.method in VARIANTS:
         assert cell.local_steps is not None
         costs = flaim_costs(METHODS[VARIANTS[cell.method]], attributes, cell.local_steps, sound=sound)
