@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from marginal_sdg.domain import Domain
 from marginal_sdg.encoding import Table
+from marginal_sdg.errors import DataError
 from marginal_sdg.graphical.contraction import contract
 from marginal_sdg.graphical.junction import JunctionTree, Sizes, bits, mask_of, maximal_cliques
 from marginal_sdg.graphical.model import GraphicalModel
@@ -68,6 +69,34 @@ def test_extreme_potentials_neither_overflow_nor_underflow(case):
     assert model.log_partition == pytest.approx(log_partition, rel=1e-12, abs=1e-6)
     for clique in [(name,) for name in domain.names] + list(theta):
         np.testing.assert_allclose(model.probabilities(clique), summed(table, domain, clique), atol=1e-9)
+
+
+@settings(max_examples=300, deadline=None)
+@given(potentials(), st.sampled_from([1.0, 400.0]), st.integers(0, 2**32))
+def test_impossible_cells_get_exactly_no_mass_and_the_rest_equals_brute_force(case, spread, seed):
+    """Log-potentials of -inf anywhere, moderate and extreme ones beside them; samples keep out of the holes."""
+    domain, theta = case
+    rng = np.random.default_rng(seed)
+    theta = {c: np.where(rng.random(len(t)) < 0.3, -np.inf, spread * t) for c, t in theta.items()}
+    possible = np.ones(domain.shape, dtype=bool)
+    for clique, values in theta.items():
+        possible &= (values > -np.inf).reshape([domain.size((n,)) if n in clique else 1 for n in domain.names])
+    if not possible.any():
+        with pytest.raises(DataError, match="no record that is possible"):
+            GraphicalModel(domain, theta, total=1.0)
+        return
+    model = GraphicalModel(domain, theta, total=1.0)
+    table, log_partition = joint(domain, theta)
+    assert model.log_partition == pytest.approx(log_partition, rel=1e-12, abs=1e-6)
+    for ways in range(1, len(domain) + 1):
+        for clique in combinations(domain.names, ways):
+            found = model.probabilities(clique)
+            np.testing.assert_allclose(found, summed(table, domain, clique), rtol=1e-7, atol=1e-12)
+            assert not found[summed(possible, domain, clique) == 0].any()
+    for rounded in (True, False):
+        codes = model.sample(50, np.random.default_rng(0), rounded=rounded).codes
+        assert possible[tuple(codes.T)].all()
+        assert (model.log_likelihood(Table(domain, codes)) > -np.inf).all()
 
 
 @settings(max_examples=100, deadline=None)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from marginal_sdg.errors import DataError
 from marginal_sdg.graphical.junction import JunctionTree
 from marginal_sdg.graphical.reduction import Reduction, plan
 
@@ -31,7 +32,8 @@ class Calibrator:
 
     Hugin propagation in the linear domain on max-shifted potentials. Where the log-range of the potentials could
     under- or overflow, every node is first max-normalised over its separator, an exact reparametrisation after
-    which all messages are at least 1.
+    which all messages are at least 1. A log-potential of -inf makes a cell impossible: its probability, and that of
+    all that follows from it, is exactly 0.
     """
 
     def __init__(self, tree: JunctionTree, cliques: Sequence[int]) -> None:
@@ -75,19 +77,22 @@ class Calibrator:
         return recipe
 
     def __call__(self, theta: Floats) -> Calibrated:
-        """Calibrate for log-potentials ``theta``: (n,) float64, finite."""
+        """Calibrate for log-potentials ``theta``: (n,) float64, below +inf; DataError where no record is possible."""
         tree = self.tree
-        nodes, log_partition = self._exponentials(theta)
+        holes = bool(np.isneginf(theta).any())
+        nodes, log_partition = self._exponentials(theta, holes)
         messages: list[Floats | None] = [None] * len(nodes)
         for i in reversed(tree.order[1:]):
             message = self._upward[i](nodes[i])
             peak = float(message.max())
+            _check_possible(peak > 0)
             log_partition += float(np.log(peak))
             messages[i] = message
             if tree.separators[i]:
                 nodes[tree.parents[i]] *= (message / peak).reshape(self._in_parent[i])
         root = nodes[tree.order[0]]
         mass = float(root.sum())
+        _check_possible(mass > 0)
         root /= mass
         log_partition += float(np.log(mass))
         marginals = np.empty(self.starts[-1])
@@ -97,7 +102,8 @@ class Calibrator:
             if sent is not None:
                 above = arrived[i]
                 if above is not None:
-                    nodes[i] *= (above / sent).reshape(self._in_child[i])
+                    ratio = np.divide(above, sent, out=np.zeros_like(sent), where=sent > 0) if holes else above / sent
+                    nodes[i] *= ratio.reshape(self._in_child[i])
                 else:
                     nodes[i] /= nodes[i].sum()
             tables: dict[int, Floats] = {tree.nodes[i]: nodes[i].ravel()}
@@ -109,12 +115,13 @@ class Calibrator:
                 arrived[child] = tables[tree.separators[child]] if tree.separators[child] else None
         return Calibrated(log_partition, marginals, nodes)
 
-    def _exponentials(self, theta: Floats) -> tuple[list[Floats], float]:
+    def _exponentials(self, theta: Floats, holes: bool) -> tuple[list[Floats], float]:
         """exp of the node potentials, shifted so that nothing under- or overflows, and the log of the shift."""
         if not len(self.cliques):
             return [np.ones(shape) for shape in self._shapes], 0.0
         peaks = np.maximum.reduceat(theta, self.starts[:-1])
-        lows = np.minimum.reduceat(theta, self.starts[:-1])
+        _check_possible(not holes or bool(np.isfinite(peaks).all()))
+        lows = np.minimum.reduceat(np.where(np.isneginf(theta), np.inf, theta) if holes else theta, self.starts[:-1])
         shifted = [theta[where] - peak for where, peak in zip(self.slices, peaks.tolist(), strict=True)]
         shift = float(peaks.sum())
         if float((peaks - lows).sum()) < _SAFE_LOG_RANGE:  # then exp of the small tables is enough
@@ -146,9 +153,15 @@ class Calibrator:
         for i in reversed(tree.order):
             axes = tuple(a for a, n in enumerate(self._in_child[i]) if n == 1)
             peaks = logs[i].max(axis=axes, keepdims=True)
-            logs[i] -= peaks
+            logs[i] -= np.where(np.isneginf(peaks), 0.0, peaks)
             if tree.separators[i]:
                 logs[tree.parents[i]] += peaks.reshape(self._in_parent[i])
             else:
+                _check_possible(bool(np.isfinite(peaks).all()))
                 shift += float(peaks.ravel()[0])
         return shift
+
+
+def _check_possible(possible: bool) -> None:
+    if not possible:
+        raise DataError("model: its impossible cells leave no record that is possible")

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from marginal_sdg.domain import Domain
 from marginal_sdg.encoding import Table
-from marginal_sdg.errors import DomainError
+from marginal_sdg.errors import DataError, DomainError
 from marginal_sdg.graphical.model import GraphicalModel
 
 Floats = npt.NDArray[np.float64]
@@ -42,7 +42,10 @@ class Conditional:
         for clique, theta in model.potentials.items():
             table = theta.reshape([model.domain[name].size for name in clique])
             potentials[clique] = table[np.ix_(*(kept[name] for name in clique))].ravel()
-        inner = GraphicalModel(smaller, potentials, 1.0)
+        try:
+            inner = GraphicalModel(smaller, potentials, 1.0)
+        except DataError:
+            raise DomainError("given: such records are impossible in this model; allow more codes") from None
         probability = math.exp(min(inner.log_partition - model.log_partition, 0.0))
         return cls(model.domain, probability, model.total * probability, kept, inner)
 

@@ -31,8 +31,9 @@ _FORMAT = "marginal_sdg.model/1"
 class GraphicalModel:
     """The distribution p(x) = exp(sum_c theta_c(x_c)) / Z over a domain, times a number of records ``total``.
 
-    It is public: a function of paid releases only. ``potentials``: clique -> (n_c,) finite log-potentials.
-    Attributes outside all cliques are uniform and independent.
+    It is public: a function of paid releases only. ``potentials``: clique -> (n_c,) log-potentials, finite, or -inf in
+    a cell that is impossible: no record of the model lies there. Attributes outside all cliques are uniform and
+    independent.
     """
 
     def __init__(
@@ -51,8 +52,8 @@ class GraphicalModel:
         if calibrator is None or calibrated is None:
             calibrator = Calibrator(JunctionTree.covering(Sizes(domain.shape), masks), masks)
             theta = np.concatenate([np.zeros(0), *self.potentials.values()])
-            if len(theta) != calibrator.starts[-1] or not np.isfinite(theta).all():
-                raise DataError("model: every potential needs one finite value per cell of its clique")
+            if len(theta) != calibrator.starts[-1] or not (theta < np.inf).all():
+                raise DataError("model: every potential needs one value below infinity per cell of its clique")
             calibrated = calibrator(theta)
         self.tree = calibrator.tree
         self.log_partition = calibrated.log_partition
@@ -63,7 +64,7 @@ class GraphicalModel:
 
     @property
     def cliques(self) -> tuple[Clique, ...]:
-        """The parametrised (measured) cliques."""
+        """The parametrised cliques: measured, known, or with impossible cells."""
         return tuple(self.potentials)
 
     @property
@@ -150,7 +151,10 @@ class GraphicalModel:
     # -- likelihood and sampling -------------------------------------------------------------------------------
 
     def log_likelihood(self, table: Table) -> Floats:
-        """Exact log-probability of every record: (n,) float64, nats. Source: log p(x) = sum theta_c(x_c) - log Z."""
+        """Exact log-probability of every record: (n,) float64, nats; -inf where it is impossible.
+
+        Source: log p(x) = sum theta_c(x_c) - log Z.
+        """
         if table.domain != self.domain:
             raise DomainError("log_likelihood: the table's domain is not the model's; encode it with the same domain")
         result = np.full(len(table), -self.log_partition)

@@ -61,8 +61,9 @@ def _independent(cumulative: Floats, groups: npt.NDArray[np.int64], rng: np.rand
     """Invert each group's cumulative distribution at a uniform number per record."""
     count, values = cumulative.shape
     ladder = (cumulative + np.arange(count)[:, None]).ravel()
-    index = np.searchsorted(ladder, rng.random(len(groups)) + groups, side="right") - groups * values
-    return np.clip(index, 0, values - 1)
+    position = np.minimum(rng.random(len(groups)) + groups, np.nextafter(groups + 1.0, 0.0))  # rounding may reach it
+    index: npt.NDArray[np.int64] = np.searchsorted(ladder, position, side="right") - groups * values
+    return index
 
 
 def _rounded(cumulative: Floats, groups: npt.NDArray[np.int64], rng: np.random.Generator) -> npt.NDArray[np.int64]:
