@@ -13,7 +13,7 @@ from marginal_sdg.encoding import Table
 from marginal_sdg.errors import ConfigError, DataError, DomainError
 from marginal_sdg.generators import pgm
 from marginal_sdg.generators.lbfgs import minimise
-from marginal_sdg.generators.pgm import PGM, block_update, pool
+from marginal_sdg.generators.pgm import PGM, block_update
 from marginal_sdg.graphical.junction import Sizes, mask_of
 from marginal_sdg.graphical.model import GraphicalModel
 from marginal_sdg.marginals import contingency
@@ -34,7 +34,7 @@ def noisy(table):
 
 def objective(domain, measurements, total, theta):
     """The dual in the docstring, with log Z by enumeration of the joint table."""
-    pooled = pool(measurements, total)
+    pooled = PGM(domain).pool(measurements, total)
     log = np.zeros(domain.shape)
     value, start = 0.0, 0
     typical = np.mean([sigma**-2 for _, sigma in pooled.values()]) ** -0.5
@@ -49,7 +49,7 @@ def objective(domain, measurements, total, theta):
 
 def test_the_fit_reaches_the_optimum_that_a_generic_optimiser_finds(domain, noisy):
     fitted = PGM(domain).fit(noisy, 2000.0, final=True)
-    theta = np.concatenate([fitted.potentials[q] for q in pool(noisy, 2000.0)])
+    theta = np.concatenate([fitted.potentials[q] for q in PGM(domain).pool(noisy, 2000.0)])
     best = minimize(lambda t: objective(domain, noisy, 2000.0, t), theta, method="L-BFGS-B", options={"maxfun": 10**6})
     start = objective(domain, noisy, 2000.0, np.zeros_like(theta))
     here = objective(domain, noisy, 2000.0, theta)
@@ -82,7 +82,7 @@ def test_a_warm_start_leads_to_the_same_model(domain, noisy):
 def test_repeated_measurements_are_pooled_by_inverse_variance():
     counts = [np.array([100, 300]), np.array([140, 260])]
     repeated = [Measurement(("a",), counts[0], 1.0), Measurement(("a",), counts[1], 2.0)]
-    (values, sigma) = pool(repeated, 400.0)[("a",)]
+    (values, sigma) = PGM(Domain.from_shape({"a": 2})).pool(repeated, 400.0)[("a",)]
     assert sigma == pytest.approx((1 + 0.25) ** -0.5)
     np.testing.assert_allclose(values, (counts[0] + 0.25 * counts[1]) / 1.25)
 
@@ -206,9 +206,10 @@ def test_the_duality_gap_proves_how_close_the_fit_is(domain, noisy):
     """A long run's loss lies between the bounds of every earlier stop, and the final fit is within 0.1% of it."""
     problem = pgm._Problem(
         Sizes(domain.shape),
-        {mask_of(map(domain.index, q)): value for q, value in pool(noisy, 2000.0).items()},
+        {mask_of(map(domain.index, q)): value for q, value in PGM(domain).pool(noisy, 2000.0).items()},
         2000.0,
         typical_sigma(noisy, 2000.0),
+        {},
     )
     start = np.zeros(len(problem.target))
     best = minimise(problem.evaluate, start, done=lambda theta: problem.gap(theta) < 1e-10, iterations=5000)
@@ -219,4 +220,4 @@ def test_the_duality_gap_proves_how_close_the_fit_is(domain, noisy):
         assert lower <= optimum <= upper
         assert upper / optimum - 1 <= problem.gap(rough) < demand
     fitted = PGM(domain).fit(noisy, 2000.0, final=True)
-    assert problem.gap(np.concatenate([fitted.potentials[q] for q in pool(noisy, 2000.0)])) <= 1e-3
+    assert problem.gap(np.concatenate([fitted.potentials[q] for q in PGM(domain).pool(noisy, 2000.0)])) <= 1e-3

@@ -14,15 +14,18 @@ them) bend the model but do not break it. Public knowledge comes in as further y
 sigma (``release.PUBLIC``).
 
 Every y_q is pooled from all measurements of q by inverse variance, and moved to the nearest table without negative
-counts and with N records first.  The fit stops when its duality gap proves that the primal loss (N KL(model, uniform)
-plus the penalty's conjugate at the residuals) lies within a fraction of its optimum, 0.1% for the final model, or after
-a fixed number of iterations.
+counts and with N records first. Cells that are impossible get a log-potential of -inf, outside the optimisation:
+there y_q is 0, and "uniform" below means over the records that are possible. The fit stops when its duality gap
+proves that the primal loss (N KL(model, uniform) plus the penalty's conjugate at the residuals) lies within a
+fraction of its optimum, 0.1% for the final model, or after a fixed number of iterations.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -48,11 +51,18 @@ FINAL_GAP, FINAL_ITERATIONS = 0.001, 5000
 
 
 class PGM:
-    """The default generator. ``max_model_mb``: refuse to build larger models, before any memory is taken."""
+    """The default generator. ``max_model_mb``: refuse to build larger models, before any memory is taken.
 
-    def __init__(self, domain: Domain, *, max_model_mb: float = 1024.0) -> None:
+    ``zeros``: clique -> (n_q,) -inf where a cell is impossible, else 0; the cliques are part of every model.
+    """
+
+    def __init__(
+        self, domain: Domain, *, max_model_mb: float = 1024.0, zeros: Mapping[Clique, Floats] | None = None
+    ) -> None:
         self.domain = domain
         self.max_model_mb = max_model_mb
+        self.zeros = dict(zeros or {})
+        self._possible: dict[Clique, npt.NDArray[np.bool_]] = {}
         self._sizes = Sizes(domain.shape)
         self._masks: dict[Clique, int] = {}
 
@@ -63,8 +73,37 @@ class PGM:
         return mask
 
     def cells(self, cliques: Iterable[Clique]) -> int:
-        """Cells of the junction tree over ``cliques``."""
-        return model_cells(self._sizes, map(self._mask, cliques))
+        """Cells of the junction tree over ``cliques``, and over those with impossible cells."""
+        return model_cells(self._sizes, map(self._mask, (*self.zeros, *cliques)))
+
+    @cached_property
+    def _support(self) -> GraphicalModel:
+        """The uniform distribution over the records that are possible."""
+        return GraphicalModel(self.domain, self.zeros, 1.0)
+
+    def pool(self, measurements: Sequence[Measurement], total: float) -> dict[Clique, tuple[Floats, float]]:
+        """Combine repeated measurements by inverse variance, project: clique -> (non-negative counts, sigma)."""
+        sums: dict[Clique, tuple[Floats, float]] = {}
+        typical = typical_sigma(measurements, total)
+        for m in measurements:
+            counts, sigma = m.scaled(total)[0], fit_sigma(m, total, typical)
+            weighted, weight = sums.get(m.clique, (np.zeros(len(counts)), 0.0))
+            sums[m.clique] = (weighted + counts / sigma**2, weight + 1 / sigma**2)
+        return {
+            clique: (self._projected(clique, weighted / weight, total), weight**-0.5)
+            for clique, (weighted, weight) in sums.items()
+        }
+
+    def _projected(self, clique: Clique, counts: Floats, total: float) -> Floats:
+        """The nearest non-negative counts with sum ``total``, 0 where no record is possible."""
+        if not self.zeros:
+            return onto_simplex(counts, total)
+        possible = self._possible.get(clique)
+        if possible is None:
+            possible = self._possible[clique] = self._support.probabilities(clique) > 0
+        projected = np.zeros(len(counts))
+        projected[possible] = onto_simplex(counts[possible], total)
+        return projected
 
     def fit(
         self,
@@ -77,14 +116,15 @@ class PGM:
         """Fit the model; ``ConfigError`` before allocation where its tables would exceed ``max_model_mb``."""
         measurements = [m for m in measurements if m.clique]  # the empty clique's is the total
         if not measurements:
-            return GraphicalModel(self.domain, {}, total)
-        pooled = pool(measurements, total)
+            return GraphicalModel(self.domain, self.zeros, total)
+        pooled = self.pool(measurements, total)
         self._check_memory(list(pooled))
         problem = _Problem(
             self._sizes,
             {self._mask(clique): value for clique, value in pooled.items()},
             total,
             typical_sigma(measurements, total),
+            {self._mask(clique): values for clique, values in self.zeros.items()},
         )
         gap = FINAL_GAP if final else GAP
         theta = minimise(
@@ -94,6 +134,8 @@ class PGM:
             iterations=FINAL_ITERATIONS if final else ITERATIONS,
         )
         potentials = {clique: theta[cells] for clique, cells in zip(pooled, problem.slices, strict=True)}
+        for clique, values in self.zeros.items():
+            potentials[clique] = potentials.get(clique, 0.0) + values
         return GraphicalModel(
             self.domain,
             potentials,
@@ -116,10 +158,10 @@ class PGM:
     def _start(self, cliques: list[Clique], problem: _Problem, warm: GraphicalModel | None) -> Floats:
         """Old potentials where a clique was measured before, one exact block update where it is new."""
         theta = np.zeros(len(problem.target))
-        known = warm.potentials if warm else {}
         for clique, cells in zip(cliques, problem.slices, strict=True):
-            if clique in known:
-                theta[cells] = known[clique]
+            known = None if warm is None else warm.potentials.get(clique)
+            if known is not None and (clique not in self.zeros or known[np.isfinite(known)].any()):
+                theta[cells] = np.where(np.isneginf(known), 0.0, known)
                 continue
             n = cells.stop - cells.start
             prior = warm.probabilities(clique) if warm else np.full(n, 1.0 / n)
@@ -128,26 +170,24 @@ class PGM:
         return theta
 
 
-def pool(measurements: Sequence[Measurement], total: float) -> dict[Clique, tuple[Floats, float]]:
-    """Combine repeated measurements by inverse variance, project: clique -> (non-negative counts, sigma)."""
-    sums: dict[Clique, tuple[Floats, float]] = {}
-    typical = typical_sigma(measurements, total)
-    for m in measurements:
-        counts, sigma = m.scaled(total)[0], fit_sigma(m, total, typical)
-        weighted, weight = sums.get(m.clique, (np.zeros(len(counts)), 0.0))
-        sums[m.clique] = (weighted + counts / sigma**2, weight + 1 / sigma**2)
-    return {
-        clique: (onto_simplex(weighted / weight, total), weight**-0.5) for clique, (weighted, weight) in sums.items()
-    }
-
-
 class _Problem:
     """Value, gradient and curvature of the dual, over all measured cells end to end."""
 
-    def __init__(self, sizes: Sizes, pooled: dict[int, tuple[Floats, float]], total: float, typical: float) -> None:
+    def __init__(
+        self,
+        sizes: Sizes,
+        pooled: dict[int, tuple[Floats, float]],
+        total: float,
+        typical: float,
+        zeros: Mapping[int, Floats],
+    ) -> None:
         self.total = total
-        self.calibrator = Calibrator(JunctionTree.covering(sizes, pooled), list(pooled))
-        self.slices = self.calibrator.slices
+        cliques = [*pooled, *(mask for mask in zeros if mask not in pooled)]
+        self.calibrator = Calibrator(JunctionTree.covering(sizes, cliques), cliques)
+        self.slices = self.calibrator.slices[: len(pooled)]
+        self._fixed = np.concatenate([zeros.get(mask, np.zeros(sizes.cells(mask))) for mask in cliques])
+        everything = sum(map(math.log, sizes.sizes))
+        self._possible = self.calibrator(self._fixed).log_partition if zeros else everything  # log of kinds of records
         self.target = np.concatenate([counts for counts, _ in pooled.values()])
         self.sigma = np.concatenate([np.full(len(counts), sigma) for counts, sigma in pooled.values()])
         ridges = [RIDGE_ONE_WAY if mask.bit_count() == 1 else RIDGE for mask in pooled]
@@ -157,7 +197,10 @@ class _Problem:
     def calibrate(self, theta: Floats) -> Calibrated:
         """Inference at ``theta``; the latest result is kept, so that the optimum is not calibrated twice."""
         if self._latest is None or self._latest[0] is not theta:
-            self._latest = (theta, self.calibrator(theta))
+            full = self._fixed.copy()
+            full[: len(theta)] += theta
+            calibrated = self.calibrator(full)
+            self._latest = theta, replace(calibrated, marginals=calibrated.marginals[: len(theta)])
         return self._latest[1]
 
     def evaluate(self, theta: Floats) -> tuple[float, Floats, Floats]:
@@ -182,7 +225,7 @@ class _Problem:
         residual = self.target - self.total * calibrated.marginals
         slope = residual / (self.ridge * BEND)
         conjugate = BEND * residual * np.arcsinh(slope) - self.ridge * BEND**2 * (np.sqrt(1.0 + slope * slope) - 1.0)
-        at_zero = self.total * sum(map(math.log, self.calibrator.tree.sizes.sizes))
+        at_zero = self.total * self._possible
         entropy = calibrated.log_partition - float(theta @ calibrated.marginals)
         return at_zero - self.evaluate(theta)[0], at_zero - self.total * entropy + float(conjugate.sum())
 
