@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from marginal_sdg.domain import Attribute
+from marginal_sdg.domain import Attribute, Clique, Domain
 from marginal_sdg.encoding import bin_edges
 from marginal_sdg.graphical.model import GraphicalModel
 from marginal_sdg.release import Measurement
@@ -34,6 +34,12 @@ def code_labels(attribute: Attribute) -> list[Any]:
         else:
             labels = first.tolist()
     return [*labels, None] if attribute.missing == "category" else labels
+
+
+def cell_label(domain: Domain, clique: Clique, cell: int) -> str:
+    """A cell of a marginal in words: ``age=18..37, job=cook``."""
+    codes = np.unravel_index(cell, [domain[name].size for name in clique])
+    return ", ".join(f"{name}={code_labels(domain[name])[code]}" for name, code in zip(clique, codes, strict=True))
 
 
 def marginal_frame(model: GraphicalModel, measurements: Sequence[Measurement], clique: Iterable[str]) -> pd.DataFrame:

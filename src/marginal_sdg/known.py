@@ -16,10 +16,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from marginal_sdg.attribute import Attribute
-from marginal_sdg.domain import Clique, Domain
+from marginal_sdg.domain import Domain
 from marginal_sdg.encoding import encode
 from marginal_sdg.errors import ConfigError, DataError, DomainError
-from marginal_sdg.estimates import code_labels
+from marginal_sdg.estimates import cell_label, code_labels
 from marginal_sdg.marginals import Layout, project
 from marginal_sdg.release import Measurement
 
@@ -89,9 +89,9 @@ def _measurement(domain: Domain, table: Known, where: str) -> Measurement:
     occurring = np.append(np.unique(cells), -1)
     if len(occurring) <= size:
         absent = int(np.flatnonzero(occurring != np.arange(len(occurring)))[0])
+        lacking, example = size - len(occurring) + 1, cell_label(domain, clique, absent)
         raise ConfigError(
-            f"{where}: lacks {size - len(occurring) + 1} of {size} cells, such as {_cell(domain, clique, absent)}; "
-            "give each one, with count 0 where there is nobody"
+            f"{where}: lacks {lacking} of {size} cells, such as {example}; give each one, with count 0 where nobody is"
         )
     summed = np.bincount(cells, weights=counts, minlength=size)
     total = float(summed.sum())
@@ -143,12 +143,6 @@ def _parsed(column: pd.Series[Any], attribute: Attribute, example: str) -> pd.Se
         ) from None
 
 
-def _cell(domain: Domain, clique: Clique, cell: int) -> str:
-    """The labels of a cell, for messages."""
-    codes = np.unravel_index(cell, [domain[name].size for name in clique])
-    return ", ".join(f"{name}={code_labels(domain[name])[code]}" for name, code in zip(clique, codes, strict=True))
-
-
 def _check_agreement(domain: Domain, one: Measurement, other: Measurement, where: str) -> None:
     shared = domain.clique(set(one.clique) & set(other.clique))
     if not shared:
@@ -157,6 +151,6 @@ def _check_agreement(domain: Domain, one: Measurement, other: Measurement, where
     cell = int(np.argmax(np.abs(first - second)))
     if abs(first[cell] - second[cell]) > _AGREE:
         raise ConfigError(
-            f"{where}: disagree on {_cell(domain, shared, cell)}, {first[cell]:.6g} and {second[cell]:.6g} of all "
+            f"{where}: disagree on {cell_label(domain, shared, cell)}, {first[cell]:.6g} and {second[cell]:.6g} of all "
             f"records; correct one, or give its {ERROR}"
         )

@@ -27,6 +27,7 @@ from marginal_sdg.estimator import Estimator
 from marginal_sdg.generators import make_generator
 from marginal_sdg.generators.base import Generator
 from marginal_sdg.graphical.model import GraphicalModel
+from marginal_sdg.impossible import StructuralZeros
 from marginal_sdg.known import Known, exactly_known, known_measurements, statement
 from marginal_sdg.loop import synthesise
 from marginal_sdg.privacy.budget import Budget
@@ -59,6 +60,7 @@ class Synthesizer(Estimator):
     max_model_mb: float = field(default=80.0, kw_only=True)
     records_per_person: int = field(default=1, kw_only=True)
     known: Sequence[Known] = field(default=(), kw_only=True, repr=False)
+    impossible: Sequence[str] = field(default=(), kw_only=True)
 
     _ways: ClassVar[int] = 3  # of the marginals that an integer workload draws
 
@@ -73,21 +75,28 @@ class Synthesizer(Estimator):
             raise ConfigError(f"calibration: must be 'sound' or 'paper', got {self.calibration!r}")
         if not self.max_model_mb > 0:
             raise ConfigError(f"max_model_mb: must be positive, got {self.max_model_mb}")
-        self._check_public(make_generator(self.generator, self.domain, self.max_model_mb))
+        self._check_public()
         return budget, _workload(self.workload, self.domain, self._ways)
 
     @property
     def _known(self) -> tuple[Measurement, ...]:
         return known_measurements(self.domain, self.known)
 
-    def _check_public(self, generator: Generator) -> None:
+    def _generator(self, zeros: StructuralZeros) -> Generator:
+        return make_generator(self.generator, self.domain, self.max_model_mb, zeros.log_potentials)
+
+    def _check_public(self) -> None:
         """Find what is wrong with public knowledge, and whether a model has room for it."""
-        needed = generator.cells([m.clique for m in self._known]) * 8 / 2**20
+        known, zeros = self._known, StructuralZeros.read(self.domain, self.impossible)
+        cliques = [*zeros.cliques, *(m.clique for m in known)]
+        needed = make_generator("pgm", self.domain, self.max_model_mb).cells(cliques) * 8 / 2**20
         if needed > self.max_model_mb:
             raise ConfigError(
-                f"max_model_mb: what is known needs a model of {needed:,.0f} MB, the limit is "
-                f"{self.max_model_mb:,.0f}; raise it, or give smaller marginals"
+                f"max_model_mb: what is known and impossible needs a model of {needed:,.0f} MB, the limit is "
+                f"{self.max_model_mb:,.0f}; raise it, or use fewer or coarser columns"
             )
+        self._generator(zeros)
+        zeros.check(known)
 
     @property
     def _planned_rounds(self) -> int:
@@ -103,7 +112,7 @@ class Synthesizer(Estimator):
             backend,
             workload,
             schedule,
-            make_generator(self.generator, self.domain, self.max_model_mb),
+            self._generator(StructuralZeros.read(self.domain, self.impossible)),
             ledger,
             max_model_mb=self.max_model_mb,
             on_event=self.on_event or (lambda event: None),
@@ -151,6 +160,9 @@ class AIM(Synthesizer):
         Marginals that are public: a column for every attribute, ``count`` (or shares), and ``standard_error`` unless
         exact. They cost nothing, and AIM does not measure again what is known of a single attribute exactly. You assert
         that they were not made from ``table``; see ``known.py``.
+    impossible : list of str
+        Conditions that no record satisfies, such as "age < 16 and marital == married": the model gives such cells a
+        probability of exactly 0. For your knowledge of the world, not of the table: counts in ``table`` are moved.
     seed : int, optional
         Makes an experiment repeatable. Without one, all randomness comes from the operating system.
     secure : bool

@@ -335,7 +335,7 @@ LAYERS = [
     {"workload", "graphical"},
     {"generators", "metrics", "estimates"},
     {"backends", "datasets"},
-    {"loop", "report", "evaluation", "table_files", "known"},
+    {"loop", "report", "evaluation", "table_files", "known", "impossible"},
     {"estimator"},
     {"synthesizers"},
     {"baselines", "fhaim"},

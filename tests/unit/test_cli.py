@@ -119,6 +119,25 @@ def test_rows_that_satisfy_a_condition_come_from_the_fit_and_from_the_saved_mode
         assert len(rows) == 70 and (rows["age"] > 60).all() and set(rows["job"]) <= {"cook", "nurse"}
 
 
+def test_impossible_rows_are_never_drawn(folder: Path, capsys) -> None:
+    real = pd.read_csv("table.csv")
+    assert ((real["age"] < 28) & real["smoker"]).any()
+    rules = ["--impossible", "age < 28 and smoker == true", "--impossible", "job == cook and smoker == false"]
+    assert synthesize("--rows", "5000", "--model", "m.npz", *rules) == 0
+    assert main(["sample", "m.npz", "--rows", "5000", "--where", "age < 40", "--out", "more.csv"]) == 0
+    for name in ("s.csv", "more.csv"):
+        rows = pd.read_csv(name)
+        assert len(rows) == 5000 and (rows["age"] < 28).any()
+        assert not ((rows["age"] < 28) & rows["smoker"]).any()
+        assert not ((rows["job"] == "cook") & ~rows["smoker"]).any()
+    assert main(["sample", "m.npz", "--where", "age < 28 and smoker == true", "--out", "none.csv"]) == 2
+    assert "given: such records are impossible in this model" in capsys.readouterr().err
+    ledger = ["--ledger", "l.json", "--total-epsilon", "9"]
+    assert synthesize(*rules, *ledger, "--where", "age < 28 and smoker == true") == 2
+    assert not Path("l.json").exists()
+    assert main(["plan", "d.yaml", *rules]) == 0
+
+
 def test_public_marginals_are_met_planned_and_told(folder: Path, capsys) -> None:
     Path("jobs.csv").write_text("job;count;standard_error\ncook;50;0\nnurse;50;0\nother;100;0\n")
     assert synthesize("--known", "jobs.csv", "--rows", "4000", "--report", "r.html") == 0
@@ -226,6 +245,8 @@ WRONG = [
     (["synthesize", "like.csv", "--target", "wage"], "unknown attribute 'wage'"),
     (["synthesize", "like.csv", "--known", "none.csv"], "none.csv: cannot be read (No such file or directory)"),
     (["synthesize", "like.csv", "--known", "few.csv"], "known[0] (job): lacks 1 of 3 cells, such as job=other; give"),
+    (["synthesize", "like.csv", "--impossible", "age < 40"], "impossible: no record can have age=18..22 any more"),
+    (["synthesize", "like.csv", "--impossible", "age < 40 or x"], "impossible[0]: 'or' stands where 'and' should"),
     (["synthesize", "like.csv", "--rows", "-5"], "Invalid value for '--rows': -5 is not in the range x>=0"),
     (["synthesize", "like.csv", "--where", "age >"], "where: a value is missing at the end"),
     (["synthesize", "like.csv", "--where", "age > 98"], "where: no whole bin of 'age' satisfies it"),

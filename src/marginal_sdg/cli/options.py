@@ -52,6 +52,12 @@ def of_a_fit(command: Command) -> Command:
                 help="A marginal that is public, as a CSV or Parquet file: columns, count, and standard_error unless "
                 "exact. Costs nothing. May be repeated.",
             ),
+            click.option(
+                "--impossible",
+                metavar="CONDITION",
+                multiple=True,
+                help="No such rows exist, e.g. 'age < 16 and job == judge', and none will be drawn. May be repeated.",
+            ),
             click.option("--max-model-mb", type=float, default=80.0, show_default=True, help="Cap on the model."),
         ]
     ):

@@ -51,6 +51,7 @@ def synthesize(
     Everything that can be wrong with the input is found before any budget is spent.
     """
     from marginal_sdg.errors import ConfigError
+    from marginal_sdg.impossible import StructuralZeros
     from marginal_sdg.table_files import check_format, read_table
 
     start = time.perf_counter()
@@ -73,6 +74,8 @@ def synthesize(
             on_event=on_event,
             **params,
         )
+        if allowed:
+            StructuralZeros.read(domain, list(synthesizer.impossible)).uniform.given(allowed)  # some such row can be
         account = _shared_ledger(ledger_file, synthesizer, table.name, total_epsilon)
         synthesizer.fit(read_table(table, domain, drop), ledger=account)
     if draft:
