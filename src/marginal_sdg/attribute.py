@@ -7,6 +7,7 @@ import difflib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from typing import Any
 
 from marginal_sdg.errors import DomainError
@@ -44,6 +45,8 @@ class Attribute:
     outside: what a value outside the domain does: "error", "clip" (numbers: moves to the bound), or
         "missing" (becomes the missing code).
     other: the category that stands for every value that is not listed; it must be one of ``categories``.
+    edges: instead of lower, upper and bins: where bins [a, b) of any width begin, ascending, and where the last one,
+        [a, b], ends.
 
     Raises
     ------
@@ -59,6 +62,7 @@ class Attribute:
     missing: str = "error"
     outside: str = "error"
     other: Label | None = None
+    edges: tuple[Bound, ...] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
@@ -99,6 +103,11 @@ class Attribute:
         return _as_number(self.lower), _as_number(self.upper)
 
     @property
+    def cuts(self) -> tuple[float, ...]:
+        """The ``edges`` as numbers, as in ``bounds``; empty where bins have equal widths."""
+        return tuple(map(_as_number, self.edges or ()))
+
+    @property
     def kind(self) -> str:
         """What the column's values are: string, boolean, integer, floating, date or datetime."""
         if self.categories is not None:
@@ -117,6 +126,8 @@ class Attribute:
         given = {f.name: _iso(getattr(self, f.name)) for f in fields(self)[1:]}
         if self.categories is not None:
             given["categories"] = list(self.categories)
+        if self.edges is not None:
+            given |= {"lower": None, "upper": None, "bins": None, "edges": [_iso(edge) for edge in self.edges]}
         return {f.name: given[f.name] for f in fields(self)[1:] if given[f.name] != f.default}
 
     @classmethod
@@ -134,10 +145,11 @@ class Attribute:
                     f"attribute {name!r}: unknown key {key!r}{nearest(key, known)}; known: {', '.join(known)}"
                 )
         options = dict(declaration)
-        if options.get("categories") is not None:
-            if isinstance(options["categories"], str) or not isinstance(options["categories"], Iterable):
-                raise DomainError(f"attribute {name!r}: categories must be a list")
-            options["categories"] = tuple(options["categories"])
+        for key in ("categories", "edges"):
+            if options.get(key) is not None:
+                if isinstance(options[key], str) or not isinstance(options[key], Iterable):
+                    raise DomainError(f"attribute {name!r}: {key} must be a list")
+                options[key] = tuple(options[key])
         return cls(name, **options)
 
     def _error(self, what: str) -> DomainError:
@@ -151,7 +163,7 @@ class Attribute:
     def _check_categories(self) -> None:
         assert self.categories is not None
         object.__setattr__(self, "categories", tuple(plain(label) for label in self.categories))
-        if any(bound is not None for bound in (self.lower, self.upper, self.bins)) or self.integer:
+        if any(bound is not None for bound in (self.lower, self.upper, self.bins, self.edges)) or self.integer:
             raise self._error("give either categories, or lower and upper, not both")
         if not self.categories:
             raise self._error("categories are empty")
@@ -169,6 +181,8 @@ class Attribute:
             raise self._error(f"other ({self.other!r}) must be one of the categories; add it to them")
 
     def _check_number(self) -> None:
+        if self.edges is not None:
+            self._take_edges()
         if self.lower is None or self.upper is None:
             raise self._error("needs categories, or both lower and upper")
         if self.other is not None:
@@ -187,9 +201,25 @@ class Attribute:
         elif self.bins is None:
             raise self._error("a number needs bins, or integer: true for one code per integer")
 
+    def _take_edges(self) -> None:
+        """Bounds and number of bins follow from the edges; a copy of an attribute has them already."""
+        edges = tuple(self._checked_bound("edges", edge) for edge in self.edges or ())
+        if len({type(edge) if isinstance(edge, dt.date) else float for edge in edges}) > 1:
+            raise self._error("edges must all be numbers, dates or times")
+        if len(edges) < 2 or any(b <= a for a, b in pairwise(map(_as_number, edges))):
+            raise self._error(f"edges must be two or more in ascending order, got {list(map(str, edges))}")
+        if self.integer is True and any(_as_number(edge) % 1 for edge in edges):
+            raise self._error(f"integer edges must be integers, got {list(map(str, edges))}")
+        ends = {"lower": edges[0], "upper": edges[-1], "bins": len(edges) - 1}
+        for field, value in ends.items():
+            if getattr(self, field) not in (None, value):
+                raise self._error(f"give edges, or lower, upper and bins, not both; drop {field}")
+            object.__setattr__(self, field, value)
+        object.__setattr__(self, "edges", edges)
+
     def _check_bounds(self) -> None:
         for field in ("lower", "upper"):
-            object.__setattr__(self, field, self._checked_bound(field))
+            object.__setattr__(self, field, self._checked_bound(field, getattr(self, field)))
         kinds = {type(bound) if isinstance(bound, dt.date) else float for bound in (self.lower, self.upper)}
         if len(kinds) > 1:
             raise self._error(f"lower ({self.lower}) and upper ({self.upper}) must both be numbers, dates or times")
@@ -197,8 +227,8 @@ class Attribute:
         if upper < lower or (upper == lower and not self.whole):
             raise self._error(f"upper ({self.upper}) must be above lower ({self.lower})")
 
-    def _checked_bound(self, field: str) -> Bound:
-        value = plain(getattr(self, field))
+    def _checked_bound(self, field: str, given: Any) -> Bound:
+        value = plain(given)
         if isinstance(value, str):
             try:
                 value = dt.date.fromisoformat(value) if len(value) == 10 else dt.datetime.fromisoformat(value)

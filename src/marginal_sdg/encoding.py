@@ -85,7 +85,8 @@ class Table:
 def encode(frame: pd.DataFrame, domain: Domain) -> Table:
     """Code a table; its columns may come in any order, its index is ignored.
 
-    A number x has code floor((x - lower) / (upper - lower) * bins), and upper has the last code.
+    A number x has code floor((x - lower) / (upper - lower) * bins), or that of the last edge at or below it, and upper
+    has the last code.
 
     Raises
     ------
@@ -213,6 +214,8 @@ def _moments(column: pd.Series[Any], attribute: Attribute) -> _Reals:
 
 
 def _floor_bin(x: _Reals, attribute: Attribute) -> _Integers:
+    if attribute.cuts:
+        return np.searchsorted(attribute.cuts[1:-1], x, side="right").astype(np.int64)
     lower, upper = attribute.bounds
     share = (x - lower) * attribute.values / (upper - lower)
     return np.minimum(share.astype(np.int64), attribute.values - 1)
@@ -223,6 +226,9 @@ def bin_edges(attribute: Attribute) -> npt.NDArray[Any]:
 
     Of integers, days and seconds: the first one of every bin, then one past the last, int64 and exact.
     """
+    if attribute.cuts:
+        cuts = np.array(attribute.cuts)
+        return np.append(cuts[:-1], cuts[-1] + 1).astype(np.int64) if attribute.whole else cuts
     if not attribute.whole:
         lower, upper = attribute.bounds
         return lower + np.arange(attribute.values + 1) * ((upper - lower) / attribute.values)
@@ -256,6 +262,10 @@ def _decode_column(codes: Codes, attribute: Attribute, rng: np.random.Generator)
 
 def _draw_in_bins(codes: Codes, attribute: Attribute, rng: np.random.Generator) -> _Reals:
     lower, upper = attribute.bounds
+    if attribute.cuts:
+        edges = np.array(attribute.cuts)
+        x = edges[codes] + rng.random(len(codes)) * np.diff(edges)[codes]
+        return np.where(_floor_bin(x, attribute) == codes, x, edges[codes])
     width = (upper - lower) / attribute.values
     x = np.clip(lower + (codes + rng.random(len(codes))) * width, lower, upper)
     # rounding may carry a draw over its bin's edge: the middle of the bin is safely inside

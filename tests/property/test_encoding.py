@@ -18,7 +18,9 @@ finite = st.floats(-1e6, 1e6).map(lambda x: x + 0.0)  # no -0.0
 @st.composite
 def attributes(draw, name="x"):
     missing = draw(st.sampled_from(["error", "category"]))
-    kind = draw(st.sampled_from(["labels", "integer", "binned integer", "float", "dates", "times"]))
+    kind = draw(
+        st.sampled_from(["labels", "integer", "binned integer", "float", "dates", "times", "edges", "dated edges"])
+    )
     if kind == "labels":
         labels = draw(
             st.one_of(
@@ -34,6 +36,12 @@ def attributes(draw, name="x"):
         lower, width = draw(finite), draw(st.floats(1e-3, 1e6))
         bins = draw(st.integers(1, 300))
         return Attribute(name, lower=lower, upper=lower + width, bins=bins, missing=missing)
+    if kind == "edges":
+        whole = draw(st.booleans())
+        edges = draw(st.lists(st.integers(-(10**9), 10**9) if whole else finite, min_size=2, max_size=9, unique=True))
+        return Attribute(name, edges=tuple(sorted(edges)), integer=whole, missing=missing)
+    if kind == "dated edges":
+        return Attribute(name, edges=tuple(sorted(draw(st.lists(st.dates(), min_size=2, max_size=9, unique=True)))))
     if kind in ("dates", "times"):
         ends = draw(st.lists(st.dates() if kind == "dates" else st.datetimes(), min_size=2, max_size=2, unique=True))
         low, high = sorted(end if kind == "dates" else end.replace(microsecond=0) for end in ends)

@@ -11,7 +11,7 @@ from sklearn.base import clone
 
 from marginal_sdg import AIM, DistAIM, Domain, Workload
 from marginal_sdg.dtypes import kept_dtypes
-from marginal_sdg.encoding import Table
+from marginal_sdg.encoding import Table, bin_edges, encode
 from marginal_sdg.errors import ConfigError, DataError, DomainError, NotFittedError
 from marginal_sdg.estimates import code_labels
 from marginal_sdg.evaluation import evaluate
@@ -75,6 +75,42 @@ def test_codes_have_labels():
     assert code_labels(DOMAIN["pay"]) == ["[0, 0.5)", "[0.5, 1]", None]
     assert code_labels(DOMAIN["job"]) == ["cook", "nurse"]
     assert code_labels(DOMAIN["day"])[0] == "2020-01-01..2020-01-31"
+
+
+def test_bins_of_unequal_widths_hold_what_their_labels_say():
+    domain = Domain.from_yaml("""
+    age: {edges: [0, 16, 18, 65, 120], integer: true}
+    pay: {edges: [0, 0.5, 10], missing: category}
+    day: {edges: [2020-01-01, 2020-02-01, 2020-12-31]}
+    """)
+    assert code_labels(domain["age"]) == ["0..15", "16..17", "18..64", "65..120"]
+    assert code_labels(domain["pay"]) == ["[0, 0.5)", "[0.5, 10]", None]
+    assert code_labels(domain["day"]) == ["2020-01-01..2020-01-31", "2020-02-01..2020-12-31"]
+    frame = pd.DataFrame(
+        {
+            "age": [0, 15, 16, 17, 18, 64, 65, 120],
+            "pay": [0, 0.49, 0.5, 10, None, 3, 0.1, 9.9],
+            "day": pd.to_datetime(["2020-01-01", "2020-01-31", "2020-02-01", "2020-12-31"] * 2),
+        }
+    )
+    codes = encode(frame, domain).codes.T.tolist()
+    assert codes == [[0, 0, 1, 1, 2, 2, 3, 3], [0, 0, 1, 1, 2, 1, 0, 1], [0, 0, 1, 1] * 2]
+
+
+@pytest.mark.parametrize("name", ["age", "pay", "day"])
+def test_bins_are_monotone(name):
+    """A larger number never has a smaller code, and labels come in the order of the numbers."""
+    domain = DOMAIN.project([name])
+    low, high = domain[name].bounds
+    values = np.sort(np.random.default_rng(0).uniform(low, high, 500))
+    if domain[name].whole:
+        values = np.floor(values)
+    column = values.astype("datetime64[D]").astype("datetime64[s]") if name == "day" else values
+    codes = encode(pd.DataFrame({name: column}), domain).column(name)
+    assert (np.diff(codes) >= 0).all() and set(codes) == set(range(domain[name].values))
+    edges = bin_edges(domain[name])
+    assert (np.diff(edges) > 0).all()
+    assert ((edges[codes] <= values) & (values <= edges[codes + 1])).all()
 
 
 def test_a_marginal_has_labels_and_the_standard_error_of_its_own_measurements():
