@@ -20,7 +20,7 @@ Bound = float | dt.date
 
 _MAX_CODES = 1_000_000  # beyond it, not even a 1-way marginal is worth its noise
 _MAX_BOUND = 2.0**53  # beyond it, neighbouring integers are one float
-_EPOCH = dt.datetime(1970, 1, 1)
+EPOCH = dt.datetime(1970, 1, 1)
 
 
 def nearest(name: object, known: Iterable[object]) -> str:
@@ -284,8 +284,8 @@ def _label_kind(label: object) -> str:
 def _as_number(bound: Bound) -> float:
     """A number as it is, a day as days since 1970, a moment as seconds since 1970."""
     if isinstance(bound, dt.datetime):
-        return (bound - _EPOCH) // dt.timedelta(seconds=1)
-    return bound.toordinal() - _EPOCH.toordinal() if isinstance(bound, dt.date) else bound
+        return (bound - EPOCH) // dt.timedelta(seconds=1)
+    return bound.toordinal() - EPOCH.toordinal() if isinstance(bound, dt.date) else bound
 
 
 def _iso(value: Any) -> Any:

@@ -112,6 +112,16 @@ def decode(table: Table, rng: np.random.Generator) -> pd.DataFrame:
     return pd.DataFrame(columns, index=pd.RangeIndex(len(table)))
 
 
+def merged(table: Table, domain: Domain) -> Table:
+    """The same records where ``domain`` has wider bins: each a run of the bins of the table's domain."""
+    codes = table.codes.copy()
+    for place, (fine, wide) in enumerate(zip(table.domain.attributes, domain.attributes, strict=True)):
+        if fine != wide:
+            lookup = np.searchsorted(bin_edges(wide)[1:-1], bin_edges(fine)[:-1], side="right")
+            codes[:, place] = np.append(lookup, wide.values)[codes[:, place]]  # the last one: missing
+    return Table(domain, codes)
+
+
 def _check_columns(frame: pd.DataFrame, domain: Domain) -> None:
     if not isinstance(frame, pd.DataFrame):
         raise DataError(f"a table must be a pandas DataFrame, got {type(frame).__name__}")

@@ -11,7 +11,7 @@ import pandas as pd
 from marginal_sdg.backends.holders import Records, coded
 from marginal_sdg.domain import Domain
 from marginal_sdg.dtypes import kept_dtypes, with_dtypes
-from marginal_sdg.encoding import Table, decode
+from marginal_sdg.encoding import Table, decode, merged
 from marginal_sdg.errors import ConfigError, NotFittedError
 from marginal_sdg.loop import OnEvent
 from marginal_sdg.privacy.budget import Budget
@@ -107,8 +107,8 @@ class Estimator:
         """
         from marginal_sdg.report import synthesis_report
 
-        self._fitted()
-        return synthesis_report(self, None if real is None else coded(real, self.domain))
+        model = self._fitted()
+        return synthesis_report(self, None if real is None else merged(coded(real, self.domain), model.domain))
 
     def _repr_html_(self) -> str:
         return f"<code>{self!r}</code>" + (self.ledger._repr_html_() if hasattr(self, "ledger") else " not fitted")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, ClassVar
 
 import pandas as pd
 
+from marginal_sdg.backends.adaptive import adapt, check_bins
 from marginal_sdg.backends.base import Backend
 from marginal_sdg.backends.federated import FederatedBackend
 from marginal_sdg.backends.holders import Records
@@ -27,12 +28,12 @@ from marginal_sdg.estimator import Estimator
 from marginal_sdg.generators import make_generator
 from marginal_sdg.generators.base import Generator
 from marginal_sdg.graphical.model import GraphicalModel
-from marginal_sdg.impossible import StructuralZeros
-from marginal_sdg.known import Known, exactly_known, known_measurements, statement
+from marginal_sdg.known import Known, exactly_known, statement
 from marginal_sdg.loop import synthesise
 from marginal_sdg.privacy.budget import Budget
 from marginal_sdg.privacy.ledger import Ledger
 from marginal_sdg.privacy.noise import Source
+from marginal_sdg.public import PublicKnowledge
 from marginal_sdg.release import Measurement
 from marginal_sdg.schedule import Costs, plan_schedule
 from marginal_sdg.workload import Workload
@@ -75,28 +76,21 @@ class Synthesizer(Estimator):
             raise ConfigError(f"calibration: must be 'sound' or 'paper', got {self.calibration!r}")
         if not self.max_model_mb > 0:
             raise ConfigError(f"max_model_mb: must be positive, got {self.max_model_mb}")
-        self._check_public()
+        public = self._public(self.domain)
+        public.check(self.max_model_mb)
+        self._generator(public)
         return budget, _workload(self.workload, self.domain, self._ways)
 
-    @property
-    def _known(self) -> tuple[Measurement, ...]:
-        return known_measurements(self.domain, self.known)
+    def check(self) -> None:
+        """Raise what ``fit`` would raise for wrong parameters; nothing is spent."""
+        self._checked()
 
-    def _generator(self, zeros: StructuralZeros) -> Generator:
-        return make_generator(self.generator, self.domain, self.max_model_mb, zeros.log_potentials)
+    def _public(self, domain: Domain) -> PublicKnowledge:
+        return PublicKnowledge.read(domain, self.known, self.impossible)
 
-    def _check_public(self) -> None:
-        """Find what is wrong with public knowledge, and whether a model has room for it."""
-        known, zeros = self._known, StructuralZeros.read(self.domain, self.impossible)
-        cliques = [*zeros.cliques, *(m.clique for m in known)]
-        needed = make_generator("pgm", self.domain, self.max_model_mb).cells(cliques) * 8 / 2**20
-        if needed > self.max_model_mb:
-            raise ConfigError(
-                f"max_model_mb: what is known and impossible needs a model of {needed:,.0f} MB, the limit is "
-                f"{self.max_model_mb:,.0f}; raise it, or use fewer or coarser columns"
-            )
-        self._generator(zeros)
-        zeros.check(known)
+    def _generator(self, public: PublicKnowledge) -> Generator:
+        zeros = public.zeros
+        return make_generator(self.generator, zeros.domain, self.max_model_mb, zeros.log_potentials)
 
     @property
     def _planned_rounds(self) -> int:
@@ -105,18 +99,18 @@ class Synthesizer(Estimator):
 
     def _run(self, backend: Backend, workload: Workload, ledger: Ledger, start_rounds: int) -> None:
         schedule = plan_schedule(self.rounds, backend.costs, ledger.allowance, self.gaussian_share, start_rounds)
-        known = self._known
-        for measurement in known:
+        public = self._public(workload.domain)
+        for measurement in public.known:
             ledger.warn(statement(measurement))
         result = synthesise(
             backend,
             workload,
             schedule,
-            self._generator(StructuralZeros.read(self.domain, self.impossible)),
+            self._generator(public),
             ledger,
             max_model_mb=self.max_model_mb,
             on_event=self.on_event or (lambda event: None),
-            known=known,
+            known=public.known,
         )
         self.model_: GraphicalModel = result.model
         self.measurements_: tuple[Measurement, ...] = result.measurements
@@ -160,6 +154,11 @@ class AIM(Synthesizer):
         Marginals that are public: a column for every attribute, ``count`` (or shares), and ``standard_error`` unless
         exact. They cost nothing, and AIM does not measure again what is known of a single attribute exactly. You assert
         that they were not made from ``table``; see ``known.py``.
+    adaptive_bins : dict, optional
+        Number of bins by column, fewer than declared: before all else, a column's bins are merged into that many of
+        about equal count, which is released and paid for. The fit's domain is ``model_.domain`` then.
+    bins_share : float
+        Share of the budget that adaptive bins get; must be stated with them.
     impossible : list of str
         Conditions that no record satisfies, such as "age < 16 and marital == married": the model gives such cells a
         probability of exactly 0. For your knowledge of the world, not of the table: counts in ``table`` are moved.
@@ -170,6 +169,9 @@ class AIM(Synthesizer):
     on_event : callable
         Is told of every round, as a dict.
     """
+
+    adaptive_bins: Mapping[str, int] | None = field(default=None, kw_only=True)
+    bins_share: float | None = field(default=None, kw_only=True)
 
     def fit(self, table: Records, *, ledger: Ledger | None = None) -> Self:
         """Spend the budget on ``table``. Raises before anything is spent where table or parameters are wrong.
@@ -183,12 +185,39 @@ class AIM(Synthesizer):
         account = Ledger(budget, noise, group=self.records_per_person, parent=ledger)
         if not self._sound:
             account.warn(_PAPER_SIZES)
+        if self.adaptive_bins:
+            share = Fraction(str(self.bins_share))
+            encoded = adapt(encoded, self.adaptive_bins, share * account.allowance, account)
+            workload = replace(workload, domain=encoded.domain)
         self._run(self._backend(encoded, workload), workload, account, start_rounds=16 * len(self.domain))
         self.communication_ = dict.fromkeys(COLUMNS, 0.0)
         return self
 
+    def _checked(self) -> tuple[Budget, Workload]:
+        checked = super()._checked()
+        if self.adaptive_bins:
+            self._check_bins(self.adaptive_bins)
+        elif self.bins_share is not None:
+            raise ConfigError("bins_share: pays for adaptive_bins, of which there are none; drop it")
+        return checked
+
+    def _check_bins(self, bins: Mapping[str, int]) -> None:
+        check_bins(self.domain, bins)
+        if self.bins_share is None or not 0 < self.bins_share < 1:
+            raise ConfigError(
+                "bins_share: adaptive bins are paid from the budget; say which share of it they get, between 0 and 1 "
+                f"such as 0.05, got {self.bins_share}"
+            )
+        named = [name for clique in self._public(self.domain).cliques for name in clique if name in bins]
+        if named:
+            raise ConfigError(
+                f"adaptive_bins: {named[0]!r} is in known or impossible, whose bins must be public; declare its edges"
+            )
+
     def _backend(self, table: Table, workload: Workload) -> PlaintextBackend:
-        return PlaintextBackend(table, workload, sound=self._sound, known=exactly_known(self._known))
+        return PlaintextBackend(
+            table, workload, sound=self._sound, known=exactly_known(self._public(workload.domain).known)
+        )
 
 
 @dataclass(eq=False)

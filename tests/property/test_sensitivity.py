@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from marginal_sdg.backends.adaptive import cut_scores
 from marginal_sdg.backends.client import Client
 from marginal_sdg.backends.distance import NAMES, Distance
 from marginal_sdg.backends.federated import _membership
@@ -208,3 +209,17 @@ def test_bounds_are_reached_and_the_gap_is_forty_exponents(heterogeneity):
     np.testing.assert_allclose(high, quality(weights, np.full(2, norm), 3.0, cells))
     gap = negligible_gap(0.1, heterogeneity=heterogeneity)
     assert 0.1 * gap / (2 * sensitivity(heterogeneity=heterogeneity)) == pytest.approx(40)
+
+
+@pytest.mark.parametrize("pieces", [2, 3, 4, 5])
+def test_one_record_moves_a_cuts_score_by_at_most_one_and_sometimes_by_one(pieces):
+    """All tables of up to two records in each of five or more fine bins, and one record more in any of them."""
+    cells = max(pieces, 5)
+    largest = 0.0
+    for counts in product(range(3), repeat=cells):
+        before = cut_scores(np.array(counts, dtype=np.int64), pieces)
+        for cell in range(cells):
+            more = np.array(counts, dtype=np.int64)
+            more[cell] += 1
+            largest = max(largest, float(np.abs(cut_scores(more, pieces) - before).max()))
+    assert largest == pytest.approx(1.0, abs=1e-12)

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import marginal_sdg
@@ -61,6 +62,7 @@ COUNTING = {"contingency", "contingencies", "cell_numbers", "Answers"}
 MAY_COUNT = {
     "marginals.py",  # where they are defined
     "backends/plaintext.py",
+    "backends/adaptive.py",
     "baselines/conditions.py",
     "backends/federated.py",
     "backends/client.py",
@@ -203,6 +205,20 @@ def test_aim_tells_nothing_that_did_not_pass_the_ledger(monkeypatch, rounds):
     assert not leaks(monkeypatch, lambda **p: aim(rounds=rounds, **p), FIRST, OTHER)
 
 
+NUMBERS = Domain.from_yaml("a: {lower: 0, upper: 3, integer: true}\nb: {categories: [x, y]}")
+
+
+def test_adaptive_bins_tell_nothing_that_did_not_pass_the_ledger(monkeypatch):
+    tables = Table(NUMBERS, np.tile([[0, 1], [3, 0]], (30, 1))), Table(NUMBERS, np.array([[2, 1]] * 7))
+    params = {"workload": 1, "rounds": 2, "adaptive_bins": {"a": 2}, "bins_share": 0.1, "seed": 3}
+    assert not leaks(monkeypatch, lambda **p: AIM(NUMBERS, **params, **p), *tables)
+
+
+def test_public_knowledge_changes_nothing_of_that(monkeypatch):
+    public = {"known": [pd.DataFrame({"a": [0, 1, 2], "count": [3, 2, 1]})], "impossible": ["b == 0 and c == 3"]}
+    assert not leaks(monkeypatch, lambda **p: aim(**public, **p), FIRST, OTHER)
+
+
 @pytest.mark.parametrize("variant", [name for name, variant in VARIANTS.items() if variant.private])
 @pytest.mark.parametrize("rounds", [0, 3])
 def test_no_private_variant_tells_anything_that_did_not_pass_the_ledger(monkeypatch, variant, rounds):
@@ -335,7 +351,9 @@ LAYERS = [
     {"workload", "graphical"},
     {"generators", "metrics", "estimates"},
     {"backends", "datasets"},
-    {"loop", "report", "evaluation", "table_files", "known", "impossible"},
+    {"loop", "report", "evaluation", "table_files", "known"},
+    {"impossible"},
+    {"public"},
     {"estimator"},
     {"synthesizers"},
     {"baselines", "fhaim"},

@@ -194,7 +194,7 @@ WRONG = [
     ({"impossible": CHILDREN, "generator": "mbi"}, "generator: 'mbi' knows no impossible cells; use 'pgm'"),
     (
         {"impossible": CHILDREN, "max_model_mb": 1e-4},
-        "max_model_mb: what is known and impossible needs a model of 0 MB, the limit is 0; raise it",
+        "max_model_mb: what is known and impossible needs a model of 0.000275 MB, the limit is 0.0001; raise it",
     ),
 ]
 

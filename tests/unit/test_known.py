@@ -171,5 +171,5 @@ def test_knowledge_that_no_model_has_room_for_is_refused():
     big = Domain.from_shape({"a": 400, "b": 400})
     cells = np.indices((400, 400)).reshape(2, -1)
     known = [pd.DataFrame({"a": cells[0], "b": cells[1], "count": 1})]
-    with pytest.raises(ConfigError, match="what is known and impossible needs a model of 1 MB, the limit is 1"):
+    with pytest.raises(ConfigError, match=r"what is known and impossible needs a model of 1\.22 MB, the limit is 1;"):
         AIM(big, known=known, max_model_mb=1.0, workload=Workload(big, (("a",),))).fit(pd.DataFrame())
