@@ -119,6 +119,20 @@ def test_rows_that_satisfy_a_condition_come_from_the_fit_and_from_the_saved_mode
         assert len(rows) == 70 and (rows["age"] > 60).all() and set(rows["job"]) <= {"cook", "nurse"}
 
 
+def test_bins_adapt_for_a_declared_share_of_the_budget(folder: Path, capsys) -> None:
+    bins = ["--adaptive-bins", "age=4", "--adaptive-bins", "pay=3", "--bins-share", "0.1"]
+    assert synthesize("--model", "m.npz", "--report", "r.html", *bins) == 0
+    domain = GraphicalModel.load("m.npz").domain
+    assert domain.shape == (4, 4, 3, 2, 20) and domain["age"].cuts[0] == 18
+    assert "bins of age: cuts 1 of 2" in Path("r.html").read_text()
+    assert main(["sample", "m.npz", "--where", f"age >= {domain['age'].cuts[2]:g}", "--out", "more.csv"]) == 0
+    assert synthesize("--where", "age > 60", *bins) == 2
+    assert "where: the bins of 'age' adapt; save the model" in capsys.readouterr().err
+    assert main(["plan", "d.yaml", "--rows", "100", *bins]) == 0
+    out = capsys.readouterr().out
+    assert "0.1 of rho" in out and "age, pay, since: 320 cells" in out
+
+
 def test_impossible_rows_are_never_drawn(folder: Path, capsys) -> None:
     real = pd.read_csv("table.csv")
     assert ((real["age"] < 28) & real["smoker"]).any()
@@ -247,6 +261,11 @@ WRONG = [
     (["synthesize", "like.csv", "--known", "few.csv"], "known[0] (job): lacks 1 of 3 cells, such as job=other; give"),
     (["synthesize", "like.csv", "--impossible", "age < 40"], "impossible: no record can have age=18..22 any more"),
     (["synthesize", "like.csv", "--impossible", "age < 40 or x"], "impossible[0]: 'or' stands where 'and' should"),
+    (["synthesize", "like.csv", "--adaptive-bins", "pay=5"], "bins_share: adaptive bins are paid from the budget; say"),
+    (["synthesize", "like.csv", "--adaptive-bins", "pay"], "'pay' is not a column and a number, such as income=16"),
+    (["synthesize", "like.csv", "--adaptive-bins", "job=2"], "adaptive_bins: 'job' has categories; only bins of"),
+    (["synthesize", "like.csv", "--adaptive-bins", "pay=10"], "'pay' needs a number of bins from 2 to 9, one less"),
+    (["synthesize", "like.csv", "--bins-share", "0.1"], "bins_share: pays for adaptive_bins, of which there are none"),
     (["synthesize", "like.csv", "--rows", "-5"], "Invalid value for '--rows': -5 is not in the range x>=0"),
     (["synthesize", "like.csv", "--where", "age >"], "where: a value is missing at the end"),
     (["synthesize", "like.csv", "--where", "age > 98"], "where: no whole bin of 'age' satisfies it"),

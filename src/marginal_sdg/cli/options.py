@@ -13,6 +13,19 @@ from marginal_sdg.cli.mechanisms import MECHANISMS
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
+class NumberOfBins(click.ParamType[tuple[str, int]]):
+    """A column's name, an equals sign and a number."""
+
+    name = "column=number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int]:
+        """The name and the number."""
+        column, equals, number = str(value).rpartition("=")
+        if not equals or not number.isdecimal():
+            self.fail(f"{value!r} is not a column and a number, such as income=16", param, ctx)
+        return column, int(number)
+
+
 class Rounds(click.ParamType[int | str]):
     """A number of rounds, or ``adaptive``."""
 
@@ -58,6 +71,14 @@ def of_a_fit(command: Command) -> Command:
                 multiple=True,
                 help="No such rows exist, e.g. 'age < 16 and job == judge', and none will be drawn. May be repeated.",
             ),
+            click.option(
+                "--adaptive-bins",
+                type=NumberOfBins(),
+                multiple=True,
+                metavar="COLUMN=NUMBER",
+                help="Merge a column's bins into that many of about equal count, which is paid for. May be repeated.",
+            ),
+            click.option("--bins-share", type=float, help="Share of the budget for adaptive bins, e.g. 0.05."),
             click.option("--max-model-mb", type=float, default=80.0, show_default=True, help="Cap on the model."),
         ]
     ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,17 +46,20 @@ def plan(
     domain = _domain(source)
     queries = parse_workload(workload, domain, target)
     fit = make_mechanism(mechanism, domain, epsilon=epsilon, delta=delta, workload=queries, seed=0, **params)
+    fit.check()
     candidates = queries.closure if mechanism != "mwem" else queries.cliques
     known = exactly_known(known_measurements(domain, fit.known))
-    split = split_budget(_cell(fit), len(queries.one_way), len(known))
+    split = split_budget(_cell(fit), len(queries.one_way), len(known), fit.bins_share or 0.0)
     per = "" if fit.rounds != "adaptive" else " at first (adaptive rounds anneal it)"
-    largest = max(candidates, key=domain.size)
+    coarse = _adapted(domain, fit.adaptive_bins or {})
+    largest = max(candidates, key=coarse.size)
     lines = [
         ["budget", f"epsilon {epsilon:g}, delta {delta:g}: rho {split.rho:.6g} (zCDP); {_adjacency(fit)}"],
+        *([["adaptive bins", f"{fit.bins_share:.3g} of rho"]] if fit.adaptive_bins else []),
         ["measurements", f"up to {split.gaussians} with sigma {split.sigma:.4g} records a cell{per}"],
         ["selections", f"up to {split.selections} with epsilon {split.epsilon:.4g} each{per}"],
         ["workload", f"{len(queries.cliques)} marginals, {len(candidates)} candidates for measuring"],
-        ["largest candidate", f"{', '.join(largest)}: {domain.size(largest):,} cells"],
+        ["largest candidate", f"{', '.join(largest)}: {coarse.size(largest):,} cells"],
         ["model", f"at most {fit.max_model_mb:g} MB"],
     ]
     memory = PROCESS_MB + COPIES * fit.max_model_mb
@@ -64,6 +68,14 @@ def plan(
         lines.append(["time", f"about {_seconds(fit, queries, rows):.1f} s, by a rehearsal on made-up rows"])
     lines.append(["memory", f"at most about {memory:,.0f} MB" + ("" if rows else ", and 12 bytes a row and column")])
     show_table(["", f"{type(fit).__name__} on {len(domain)} columns"], lines)
+
+
+def _adapted(domain: Domain, bins: Mapping[str, int]) -> Domain:
+    """As many codes as after adaptation; where bins will lie is not known yet."""
+    from marginal_sdg.domain import Domain as Codes
+
+    sizes = {a.name: a.size - a.values + bins.get(a.name, a.values) for a in domain.attributes}
+    return Codes.from_shape(sizes)
 
 
 def _domain(source: Path) -> Domain:

@@ -51,7 +51,6 @@ def synthesize(
     Everything that can be wrong with the input is found before any budget is spent.
     """
     from marginal_sdg.errors import ConfigError
-    from marginal_sdg.impossible import StructuralZeros
     from marginal_sdg.table_files import check_format, read_table
 
     start = time.perf_counter()
@@ -74,8 +73,7 @@ def synthesize(
             on_event=on_event,
             **params,
         )
-        if allowed:
-            StructuralZeros.read(domain, list(synthesizer.impossible)).uniform.given(allowed)  # some such row can be
+        _check_rows(synthesizer, allowed)
         account = _shared_ledger(ledger_file, synthesizer, table.name, total_epsilon)
         synthesizer.fit(read_table(table, domain, drop), ledger=account)
     if draft:
@@ -96,6 +94,17 @@ def synthesize(
     )
     for caveat in ledger.caveats:
         note(caveat)
+
+
+def _check_rows(synthesizer: Any, allowed: dict[str, list[int]]) -> None:
+    """Find out whether rows that shall be drawn can be, before anything is spent."""
+    from marginal_sdg.errors import ConfigError
+    from marginal_sdg.impossible import StructuralZeros
+
+    for name in set(allowed) & set(synthesizer.adaptive_bins or ()):
+        raise ConfigError(f"where: the bins of {name!r} adapt; save the model, and use sample --where on what they are")
+    if allowed:
+        StructuralZeros.read(synthesizer.domain, list(synthesizer.impossible)).uniform.given(allowed)
 
 
 def _shared_ledger(path: Path | None, synthesizer: Any, name: str, total_epsilon: float | None) -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
 from rich.console import Console
 
@@ -38,10 +39,10 @@ class Split:
     epsilon: float
 
 
-def split_budget(cell: RunParams, attributes: int, known: int = 0) -> Split:
+def split_budget(cell: RunParams, attributes: int, known: int = 0, bins_share: float = 0.0) -> Split:
     """The privacy split of a cell whose workload covers ``attributes`` columns. Source: FLAIM Lemma 4.1.
 
-    ``known``: how many of them AIM need not measure first.
+    ``known``: how many of them AIM need not measure first; ``bins_share``: of the budget, for adaptive bins.
     """
     from marginal_sdg.backends.plaintext import AIM_COSTS
     from marginal_sdg.backends.variants import VARIANTS as METHODS
@@ -56,7 +57,8 @@ def split_budget(cell: RunParams, attributes: int, known: int = 0) -> Split:
         costs = flaim_costs(METHODS[VARIANTS[cell.method]], attributes, cell.local_steps, sound=sound)
         start = 8 * attributes
     sizes = SIZE_SHARE * rho if sound and cell.method not in OF_ONE_TABLE else rho * 0
-    step = plan_schedule(cell.rounds, costs, rho - sizes, cell.gaussian_share, start).initial
+    bins = Fraction(str(bins_share)) * rho
+    step = plan_schedule(cell.rounds, costs, rho - sizes - bins, cell.gaussian_share, start).initial
     rounds = cell.rounds if isinstance(cell.rounds, int) else start
     return Split(
         rho=float(rho) * (cell.records_per_person or 1) ** 2,
