@@ -146,6 +146,19 @@ def test_a_workload_covers_what_it_leaves_out_and_favours_a_target():
         workload.favouring("wage")
 
 
+def test_weights_decide_which_of_two_equally_wrong_marginals_is_measured():
+    domain = Domain.from_shape(dict.fromkeys("abcd", 4))
+    codes = np.repeat(np.random.default_rng(0).integers(0, 4, (400, 2)), 2, axis=1)  # a = b and c = d
+    picked = {}
+    for weights in ((1.0, 5.0), (5.0, 1.0)):
+        workload = Workload(domain, (("a", "b"), ("c", "d")), weights)
+        fits = [
+            AIM(domain, workload=workload, epsilon=1.0, rounds=1, seed=k).fit(Table(domain, codes)) for k in range(8)
+        ]
+        picked[weights] = [fit.measurements_[-1].clique for fit in fits]
+    assert picked[1.0, 5.0].count(("c", "d")) >= 7 and picked[5.0, 1.0].count(("a", "b")) >= 7
+
+
 def test_an_evaluation_is_zero_for_the_same_rows_and_finds_the_column_that_is_wrong():
     rng = np.random.default_rng(0)
     domain = Domain.from_shape({"a": 3, "b": 400, "c": 400, "d": 2})
