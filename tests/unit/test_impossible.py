@@ -11,6 +11,7 @@ from marginal_sdg import AIM, FLAIM, MWEM, Domain, GraphicalModel, Table, Worklo
 from marginal_sdg.errors import ConfigError, DomainError
 from marginal_sdg.generators import pgm
 from marginal_sdg.generators.pgm import PGM
+from marginal_sdg.graphical import sampling
 from marginal_sdg.impossible import StructuralZeros
 from marginal_sdg.marginals import contingency
 from marginal_sdg.release import Measurement, typical_sigma
@@ -128,6 +129,18 @@ def test_cold_and_warm_fits_are_proved_to_be_near_the_optimum(domain, table):
         theta = [np.where(np.isneginf(p := fitted.potentials[m.clique]), 0.0, p) for m in measurements]
         lower, upper = problem.bracket(np.concatenate(theta))
         assert 0 < lower <= upper <= lower * 1.001
+
+
+def test_rounding_does_not_carry_a_draw_into_an_impossible_last_value():
+    """The largest random number plus a large group number rounds to the next group's start."""
+
+    class Largest:
+        def random(self, count):
+            return np.full(count, np.nextafter(1.0, 0.0))
+
+    cumulative = np.tile([0.5, 1.0, 1.0], (5000, 1))
+    drawn = sampling._independent(cumulative, np.arange(5000), Largest())
+    assert (drawn == 1).all()
 
 
 def test_models_have_room_for_the_cliques_of_the_conditions(domain):
