@@ -30,7 +30,7 @@ class FHAIM(Synthesizer):
     """FHAIM: AIM over tables that stay encrypted from their data holders to the releases (2026).
 
     Counts 1- and 2-way marginals, so an integer ``workload`` draws 2-way ones. Takes every parameter of :class:`AIM`
-    (``calibration`` must be "sound"), and
+    (``calibration`` must be "sound") but ``adaptive_bins`` and ``bins_share``, and
 
     Parameters
     ----------

@@ -154,14 +154,14 @@ class AIM(Synthesizer):
         Marginals that are public: a column for every attribute, ``count`` (or shares), and ``standard_error`` unless
         exact. They cost nothing, and AIM does not measure again what is known of a single attribute exactly. You assert
         that they were not made from ``table``; see ``known.py``.
+    impossible : list of str
+        Conditions that no record satisfies, such as "age < 16 and marital == married": the model gives such cells a
+        probability of exactly 0. For your knowledge of the world, not of the table: counts in ``table`` are moved.
     adaptive_bins : dict, optional
         Number of bins by column, fewer than declared: before all else, a column's bins are merged into that many of
         about equal count, which is released and paid for. The fit's domain is ``model_.domain`` then.
     bins_share : float
         Share of the budget that adaptive bins get; must be stated with them.
-    impossible : list of str
-        Conditions that no record satisfies, such as "age < 16 and marital == married": the model gives such cells a
-        probability of exactly 0. For your knowledge of the world, not of the table: counts in ``table`` are moved.
     seed : int, optional
         Makes an experiment repeatable. Without one, all randomness comes from the operating system.
     secure : bool
@@ -250,7 +250,7 @@ class _Federation(Synthesizer):
 class FLAIM(_Federation):
     """FLAIM: clients select locally, sums of marginals are released through secure aggregation (KDD 2024).
 
-    Takes every parameter of :class:`AIM`, and
+    Takes every parameter of :class:`AIM` but ``adaptive_bins`` and ``bins_share``, and
 
     Parameters
     ----------
@@ -319,7 +319,7 @@ class FLAIM(_Federation):
 class DistAIM(_Federation):
     """DistAIM: clients secret-share their marginals to three servers that select and measure on shares (KDD 2024).
 
-    Takes every parameter of :class:`AIM`, and
+    Takes every parameter of :class:`AIM` but ``adaptive_bins`` and ``bins_share``, and
 
     Parameters
     ----------

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from marginal_sdg import AIM, FLAIM, MWEM, Budget, Domain, Table, Workload
+from marginal_sdg.backends.plaintext import first_cliques
 from marginal_sdg.errors import ConfigError
 from marginal_sdg.generators.pgm import PGM
 from marginal_sdg.known import known_measurements
@@ -80,6 +81,15 @@ def test_what_is_known_exactly_is_met_and_not_measured_again(domain, table):
     assert first == [("c",), ("d",)] and fitted.sigma_ < free.sigma_
     assert fitted.ledger.spent == Budget(0.5, 1e-5).rho  # all of it, on less
     assert (fitted.marginal(["a"])["standard_error"] == 0).all()
+
+
+def test_the_number_of_records_is_measured_where_the_marginal_that_tells_it_best_is_known():
+    one_way = [("a",), ("b",), ("c",)]
+    domain = Domain.from_shape({"a": 2, "b": 50, "c": 3})
+    assert first_cliques(domain, one_way, set()) == one_way
+    assert first_cliques(domain, one_way, {"b", "c"}) == [("a",)]
+    assert first_cliques(domain, one_way, {"a"}) == [("b",), ("c",), ()]
+    assert first_cliques(domain, one_way, {"a", "b", "c"}) == [()]
 
 
 @pytest.mark.parametrize("make", [AIM, MWEM])

@@ -6,7 +6,7 @@ from collections.abc import Container, Sequence
 from dataclasses import replace
 
 from marginal_sdg.backends.base import PublicState, pick_from
-from marginal_sdg.domain import Clique
+from marginal_sdg.domain import Clique, Domain
 from marginal_sdg.encoding import Table
 from marginal_sdg.marginals import Answers, Layout, contingency
 from marginal_sdg.privacy.ledger import Ledger
@@ -16,6 +16,18 @@ from marginal_sdg.scores import quality, sensitivity
 from marginal_sdg.workload import Workload
 
 AIM_COSTS = Costs(initial=1, gaussians=1, last_gaussians=1, selections=1)
+
+
+def first_cliques(domain: Domain, one_way: Sequence[Clique], known: Container[str]) -> list[Clique]:
+    """What AIM measures before its first round: the 1-way marginals that are not known exactly.
+
+    The one with the fewest cells says best how many records there are. Where it is left out, the number of records (the
+    empty clique) is measured instead.
+    """
+    unknown = [clique for clique in one_way if clique[0] not in known]
+    if unknown and min(map(domain.size, unknown)) == min(map(domain.size, one_way)):
+        return unknown
+    return [*unknown, ()]
 
 
 class PlaintextBackend:
@@ -28,13 +40,13 @@ class PlaintextBackend:
 
     def __init__(self, table: Table, workload: Workload, *, sound: bool, known: Container[str] = ()) -> None:
         self._known = known
-        self.costs = replace(AIM_COSTS, initial=len(self._first(workload.one_way)))
         self._table = table
+        self.costs = replace(AIM_COSTS, initial=len(self._first(workload.one_way)))
         self._sound = sound
         self._answers: Answers | None = None  # of the latest candidates, which rarely change between rounds
 
     def initialise(self, cliques: Sequence[Clique], step: Step, ledger: Ledger) -> list[Measurement]:
-        """Measure every 1-way marginal that is not known once; the number of records where all are."""
+        """Measure every 1-way marginal that is not known once; see :func:`first_cliques`."""
         return self._measure(self._first(cliques), step, ledger, "initial marginals")
 
     def select(self, state: PublicState, step: Step, ledger: Ledger) -> Selection:
@@ -53,7 +65,7 @@ class PlaintextBackend:
 
     def _first(self, one_way: Sequence[Clique]) -> Sequence[Clique]:
         """What is measured before the first round."""
-        return [clique for clique in one_way if clique[0] not in self._known] or [()]
+        return first_cliques(self._table.domain, one_way, self._known)
 
     def _penalty(self, step: Step) -> float:
         """The noise per cell that a candidate's score is lowered for."""

@@ -39,6 +39,7 @@ def plan(
 
     DOMAIN_OR_TABLE is a domain file, or a table, for which a domain is drafted.
     """
+    from marginal_sdg.backends.plaintext import first_cliques
     from marginal_sdg.experiment.plan import COPIES, PROCESS_MB, split_budget
     from marginal_sdg.experiment.progress import show_table
     from marginal_sdg.known import exactly_known, known_measurements
@@ -48,10 +49,10 @@ def plan(
     fit = make_mechanism(mechanism, domain, epsilon=epsilon, delta=delta, workload=queries, seed=0, **params)
     fit.check()
     candidates = queries.closure if mechanism != "mwem" else queries.cliques
-    known = exactly_known(known_measurements(domain, fit.known))
-    split = split_budget(_cell(fit), len(queries.one_way), len(known), fit.bins_share or 0.0)
-    per = "" if fit.rounds != "adaptive" else " at first (adaptive rounds anneal it)"
     coarse = _adapted(domain, fit.adaptive_bins or {})
+    first = first_cliques(coarse, queries.one_way, exactly_known(known_measurements(domain, fit.known)))
+    split = split_budget(_cell(fit), len(queries.one_way), len(first), fit.bins_share or 0.0)
+    per = "" if fit.rounds != "adaptive" else " at first (adaptive rounds anneal it)"
     largest = max(candidates, key=coarse.size)
     lines = [
         ["budget", f"epsilon {epsilon:g}, delta {delta:g}: rho {split.rho:.6g} (zCDP); {_adjacency(fit)}"],

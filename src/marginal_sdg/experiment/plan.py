@@ -39,10 +39,11 @@ class Split:
     epsilon: float
 
 
-def split_budget(cell: RunParams, attributes: int, known: int = 0, bins_share: float = 0.0) -> Split:
+def split_budget(cell: RunParams, attributes: int, first: int | None = None, bins_share: float = 0.0) -> Split:
     """The privacy split of a cell whose workload covers ``attributes`` columns. Source: FLAIM Lemma 4.1.
 
-    ``known``: how many of them AIM need not measure first; ``bins_share``: of the budget, for adaptive bins.
+    ``first``: how many marginals AIM measures before its first round (None: all 1-way ones); ``bins_share``: of the
+    budget, for adaptive bins.
     """
     from marginal_sdg.backends.plaintext import AIM_COSTS
     from marginal_sdg.backends.variants import VARIANTS as METHODS
@@ -50,7 +51,7 @@ def split_budget(cell: RunParams, attributes: int, known: int = 0, bins_share: f
 
     sound = cell.calibration == "sound"
     rho = Budget(cell.epsilon, cell.delta).rho / (cell.records_per_person or 1) ** 2  # of a single record
-    initial = 1 if cell.method == "MWEM+PGM" else max(attributes - known, 1)
+    initial = 1 if cell.method == "MWEM+PGM" else attributes if first is None else first
     costs, start = replace(AIM_COSTS, initial=initial), 16 * attributes
     if cell.method in VARIANTS:
         assert cell.local_steps is not None
