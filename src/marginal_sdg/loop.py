@@ -51,6 +51,7 @@ def synthesise(
     """
     clock = _Clock()
     cell_limit = max_model_mb * 2**20 / 8
+    base = _public_cells(generator, known)
     allowance = ledger.allowance
     step = schedule.initial
     with clock("measure"):
@@ -64,7 +65,9 @@ def synthesise(
         step = following
         left = ledger.allowance - backend.costs.rho(step.variance, step.epsilon2, last=step.last)
         growth = float(1 - left / allowance)  # the model may grow with the budget spent; source: AIM §4.2
-        state = PublicState(workload, model, (*known, *measurements), generator, total, growth * cell_limit)
+        state = PublicState(
+            workload, model, (*known, *measurements), generator, total, base + growth * (cell_limit - base)
+        )
         with clock("select"):
             selection = affordable(backend.select(state, step, ledger), generator, model.cliques, cell_limit)
         with clock("measure"):
@@ -91,6 +94,12 @@ def synthesise(
         model = generator.fit([*known, *measurements], total, warm_start=model, final=True)
     on_event({"event": "done", "rho_spent": float(ledger.spent), "seconds": sum(clock.seconds.values())})
     return Synthesis(model, (*known, *measurements), step.index + 1, step.sigma, clock.seconds)
+
+
+def _public_cells(generator: Generator, known: Sequence[Measurement]) -> int:
+    """Cells that the model has before any budget is spent: 0 unless public knowledge joins attributes."""
+    cells = generator.cells([measurement.clique for measurement in known])
+    return cells if cells > sum(generator.domain.shape) else 0
 
 
 def affordable(

@@ -101,6 +101,16 @@ def test_where_all_attributes_are_known_only_the_number_of_records_is_measured_f
     assert fitted.model_.total == pytest.approx(2000, abs=30)
 
 
+@pytest.mark.parametrize("make", [AIM, MWEM])
+def test_a_large_known_marginal_leaves_the_rest_of_the_model_its_room(make):
+    """The model may grow with the budget spent: what is public does not use that up before the first round."""
+    domain = Domain.from_shape({"a": 40, "b": 40, "c": 2, "d": 2})
+    table = Table(domain, np.repeat(np.random.default_rng(0).integers(0, 2, (500, 2)), 2, axis=1))
+    params = {"workload": [("c", "d")], "rounds": 8, "max_model_mb": 1900 * 8 / 2**20, "epsilon": 50.0, "seed": 0}
+    fitted = make(domain, known=[exact(table, "a", "b")], **params).fit(table)
+    assert ("c", "d") in [m.clique for m in fitted.measurements_]
+
+
 def test_a_federation_uses_what_is_known(domain, table, clients):
     params = {"epsilon": 0.5, "rounds": 1, "workload": 4, "seed": 0, "participation": 1.0}
     fitted = FLAIM(domain, known=[exact(table, "a")], **params).fit(clients)
