@@ -24,6 +24,7 @@ _PUBLIC = {
     "Domain": "domain",
     "GraphicalModel": "graphical.model",
     "Ledger": "privacy.ledger",
+    "StoredTable": "stored",
     "Table": "encoding",
     "Workload": "workload",
     "decode": "encoding",
@@ -43,6 +44,7 @@ __all__ = [
     "Domain",
     "GraphicalModel",
     "Ledger",
+    "StoredTable",
     "Table",
     "Workload",
     "decode",
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
     from marginal_sdg.graphical.model import GraphicalModel
     from marginal_sdg.privacy.budget import Budget
     from marginal_sdg.privacy.ledger import Ledger
+    from marginal_sdg.stored import StoredTable
     from marginal_sdg.synthesizers import AIM, FLAIM, DistAIM
     from marginal_sdg.workload import Workload
 

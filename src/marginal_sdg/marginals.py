@@ -108,7 +108,21 @@ class Answers:
             )
         work = len(layout.cliques) * sum(map(len, tables))
         dense = int(layout.offsets[-1]) * len(tables)
-        keys, self._counts = (_count if dense <= 8 * work else _sort)(layout, tables)
+        self._fill(*(_count if dense <= 8 * work else _sort)(layout, tables))
+
+    @classmethod
+    def of_counts(cls, layout: Layout, counts: Counts) -> Answers:
+        """The answers of one table that has been counted: (cells,) int64."""
+        answers = cls(layout, [])
+        answers.tables = 1
+        keys = np.flatnonzero(counts)
+        answers._fill(keys, counts[keys])
+        return answers
+
+    def _fill(self, keys: Counts, counts: Counts) -> None:
+        """Numbers of occupied cells over all tables, ascending, and their counts."""
+        layout = self.layout
+        self._counts = counts
         borders = (np.arange(self.tables)[:, None] * layout.offsets[-1] + layout.offsets[:-1]).ravel()
         self._starts = np.append(np.searchsorted(keys, borders), len(keys))
         self._cells = keys % max(int(layout.offsets[-1]), 1)

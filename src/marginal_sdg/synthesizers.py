@@ -17,13 +17,14 @@ from marginal_sdg.backends.ideal_pool import IdealPool
 from marginal_sdg.backends.plaintext import AIM_COSTS, PlaintextBackend
 from marginal_sdg.backends.share_pool import SharePool
 from marginal_sdg.backends.shared import SharedBackend
+from marginal_sdg.backends.tally import Tally
 from marginal_sdg.backends.variants import VARIANTS, flaim_costs
 from marginal_sdg.crypto.masking import MaskedSum
 from marginal_sdg.crypto.secagg import IdealSecureSum
 from marginal_sdg.crypto.traffic import COLUMNS
 from marginal_sdg.domain import Domain
 from marginal_sdg.encoding import Table
-from marginal_sdg.errors import ConfigError, DataError
+from marginal_sdg.errors import ConfigError, DataError, DomainError
 from marginal_sdg.estimator import Estimator
 from marginal_sdg.generators import make_generator
 from marginal_sdg.generators.base import Generator
@@ -36,6 +37,7 @@ from marginal_sdg.privacy.noise import Source
 from marginal_sdg.public import PublicKnowledge
 from marginal_sdg.release import Measurement
 from marginal_sdg.schedule import Costs, plan_schedule
+from marginal_sdg.stored import StoredTable
 from marginal_sdg.workload import Workload
 
 if TYPE_CHECKING:
@@ -173,19 +175,20 @@ class AIM(Synthesizer):
     adaptive_bins: Mapping[str, int] | None = field(default=None, kw_only=True)
     bins_share: float | None = field(default=None, kw_only=True)
 
-    def fit(self, table: Records, *, ledger: Ledger | None = None) -> Self:
+    def fit(self, table: Records | StoredTable, *, ledger: Ledger | None = None) -> Self:
         """Spend the budget on ``table``. Raises before anything is spent where table or parameters are wrong.
 
+        A ``StoredTable`` is read once; all marginals of the workload are kept, none of the records.
         ``ledger``: a ledger that several fits on the same records share; it must be able to pay this one's budget.
         """
         budget, workload = self._checked()
         plan_schedule(self.rounds, AIM_COSTS, budget.rho, self.gaussian_share, 1)
-        encoded = self._encoded(table)
+        encoded = self._counted(table, workload) if isinstance(table, StoredTable) else self._encoded(table)
         noise, _ = self._sources()
         account = Ledger(budget, noise, group=self.records_per_person, parent=ledger)
         if not self._sound:
             account.warn(_PAPER_SIZES)
-        if self.adaptive_bins:
+        if self.adaptive_bins and isinstance(encoded, Table):
             share = Fraction(str(self.bins_share))
             encoded = adapt(encoded, self.adaptive_bins, share * account.allowance, account)
             workload = replace(workload, domain=encoded.domain)
@@ -214,7 +217,15 @@ class AIM(Synthesizer):
                 f"adaptive_bins: {named[0]!r} is in known or impossible, whose bins must be public; declare its edges"
             )
 
-    def _backend(self, table: Table, workload: Workload) -> PlaintextBackend:
+    def _counted(self, table: StoredTable, workload: Workload) -> Tally:
+        if table.domain != self.domain:
+            raise DomainError("fit: the stored table is declared by another domain than this estimator's")
+        if self.adaptive_bins:
+            raise ConfigError("adaptive_bins: a stored table is read only once, by its declared bins; declare edges")
+        self._keep_types([])
+        return table.count([*workload.cliques, *workload.one_way])
+
+    def _backend(self, table: Table | Tally, workload: Workload) -> PlaintextBackend:
         return PlaintextBackend(
             table, workload, sound=self._sound, known=exactly_known(self._public(workload.domain).known)
         )

@@ -52,7 +52,13 @@ def check_format(path: Path) -> None:
 
 
 def read_table(path: Path, domain: Domain, drop: Sequence[str] = ()) -> Table:
-    """The codes of a whole file, a chunk at a time; columns named in ``drop`` are left out.
+    """The codes of a whole file; see :func:`read_chunks`."""
+    codes = [chunk.codes for chunk in read_chunks(path, domain, drop)]
+    return Table(domain, np.concatenate(codes) if codes else np.empty((0, len(domain)), dtype=np.int32))
+
+
+def read_chunks(path: Path, domain: Domain, drop: Sequence[str] = ()) -> Iterator[Table]:
+    """The codes of a file, some records at a time; columns named in ``drop`` are left out.
 
     Raises
     ------
@@ -68,12 +74,12 @@ def read_table(path: Path, domain: Domain, drop: Sequence[str] = ()) -> Table:
             raise DataError(f"{path}: has column {next(n for n in names if names.count(n) > 1)!r} more than once")
         try:
             encode(empty, domain)  # only the columns' names matter here
-            codes = [encode(frame, domain).codes for frame in _frames(path, file, domain)]
+            for frame in _frames(path, file, domain):
+                yield encode(frame, domain)
         except DataError as error:
             raise DataError(f"{path}: {error}") from None
         except pa.ArrowInvalid as error:
             raise _unreadable(path, error) from None
-    return Table(domain, np.concatenate(codes) if codes else np.empty((0, len(domain)), dtype=np.int32))
 
 
 def read_frame(path: Path, *, text: bool = False) -> pd.DataFrame:

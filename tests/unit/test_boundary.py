@@ -68,6 +68,7 @@ MAY_COUNT = {
     "backends/client.py",
     "backends/ideal_pool.py",
     "backends/sealed.py",
+    "backends/tally.py",
     "backends/share_pool.py",
     "backends/vault.py",
     "graphical/model.py",  # the log-likelihood of a table that its holder asks about
@@ -352,7 +353,7 @@ LAYERS = [
     {"generators", "metrics", "estimates"},
     {"backends", "datasets"},
     {"loop", "report", "evaluation", "table_files", "known"},
-    {"impossible"},
+    {"impossible", "stored"},
     {"public"},
     {"estimator"},
     {"synthesizers"},

@@ -6,9 +6,10 @@ from collections.abc import Container, Sequence
 from dataclasses import replace
 
 from marginal_sdg.backends.base import PublicState, pick_from
+from marginal_sdg.backends.tally import Tally
 from marginal_sdg.domain import Clique, Domain
 from marginal_sdg.encoding import Table
-from marginal_sdg.marginals import Answers, Layout, contingency
+from marginal_sdg.marginals import Answers, Counts, Layout, contingency
 from marginal_sdg.privacy.ledger import Ledger
 from marginal_sdg.release import Measurement, Selection, estimate_total
 from marginal_sdg.schedule import Costs, Step
@@ -31,14 +32,14 @@ def first_cliques(domain: Domain, one_way: Sequence[Clique], known: Container[st
 
 
 class PlaintextBackend:
-    """The exact marginals of one table, in the clear with its curator.
+    """The exact marginals of one table, in memory or counted already, in the clear with its curator.
 
     ``sound=False`` treats the exact number of records as public, as the FLAIM paper's code does: the model and every
     measurement are scaled to it, and the score then has twice the sensitivity that it is charged for. ``known``:
     attributes whose marginal is known exactly, so that measuring it first would be a waste.
     """
 
-    def __init__(self, table: Table, workload: Workload, *, sound: bool, known: Container[str] = ()) -> None:
+    def __init__(self, table: Table | Tally, workload: Workload, *, sound: bool, known: Container[str] = ()) -> None:
         self._known = known
         self._table = table
         self.costs = replace(AIM_COSTS, initial=len(self._first(workload.one_way)))
@@ -77,11 +78,16 @@ class PlaintextBackend:
 
     def _answered(self, layout: Layout) -> Answers:
         if self._answers is None or self._answers.layout.cliques != layout.cliques:
-            self._answers = Answers(layout, [self._table])
+            table = self._table
+            self._answers = table.answers(layout) if isinstance(table, Tally) else Answers(layout, [table])
         return self._answers
 
+    def _count(self, clique: Clique) -> Counts:
+        table = self._table
+        return table.contingency(clique) if isinstance(table, Tally) else contingency(table, clique)
+
     def _measure(self, cliques: Sequence[Clique], step: Step, ledger: Ledger, what: str) -> list[Measurement]:
-        exact = [contingency(self._table, clique) for clique in cliques]
+        exact = [self._count(clique) for clique in cliques]
         noisy = ledger.gaussian(exact, step.variance, per_record=max(len(cliques), 1), what=what)
         return [
             Measurement(clique, counts, step.sigma, None if self._sound else float(counts.sum()) or None)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from marginal_sdg.backends.plaintext import PlaintextBackend
+from marginal_sdg.backends.tally import Tally
 from marginal_sdg.domain import Clique
 from marginal_sdg.encoding import Table
 from marginal_sdg.privacy.budget import Budget
@@ -40,5 +41,5 @@ class MWEM(AIM):
         budget, workload = super()._checked()
         return budget, replace(workload, weights=(), closed=False)
 
-    def _backend(self, table: Table, workload: Workload) -> MWEMBackend:
+    def _backend(self, table: Table | Tally, workload: Workload) -> MWEMBackend:
         return MWEMBackend(table, workload, sound=self._sound)

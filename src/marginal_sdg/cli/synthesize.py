@@ -51,6 +51,7 @@ def synthesize(
     Everything that can be wrong with the input is found before any budget is spent.
     """
     from marginal_sdg.errors import ConfigError
+    from marginal_sdg.stored import StoredTable, is_large
     from marginal_sdg.table_files import check_format, read_table
 
     start = time.perf_counter()
@@ -75,7 +76,9 @@ def synthesize(
         )
         _check_rows(synthesizer, allowed)
         account = _shared_ledger(ledger_file, synthesizer, table.name, total_epsilon)
-        synthesizer.fit(read_table(table, domain, drop), ledger=account)
+        large = is_large(table, len(domain)) and not synthesizer.adaptive_bins
+        records = StoredTable(table, domain, drop) if large else read_table(table, domain, drop)
+        synthesizer.fit(records, ledger=account)
     if draft:
         synthesizer.ledger.warn(DRAFT_CAVEAT)
     if model_file is not None:
