@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from marginal_sdg.report import Page
+    from marginal_sdg.report import Report
 
 
 @dataclass(eq=False)
@@ -100,15 +100,17 @@ class Estimator:
         rng = self._rows.generator() if seed is None else np.random.default_rng([seed, 1])
         return with_dtypes(decode(table, rng), self._dtypes)
 
-    def report(self, real: Records | None = None) -> Page:
-        """What was spent and what it protects, as a page for people; with ``real``, the holder's table, also errors.
+    def report(self, real: Records | None = None, target: str | None = None) -> Report:
+        """What was spent and what it protects, what the model looks like, and how to make it again.
 
-        A report with ``real`` shows exact errors and is itself private: it is for the holder's eyes only.
+        With ``real``, the holder's table, also exact errors, and with ``target``, a column with categories, scores of
+        classifiers that predict it. Such a report is itself private: it is for the holder's eyes only.
         """
         from marginal_sdg.report import synthesis_report
 
         model = self._fitted()
-        return synthesis_report(self, None if real is None else merged(coded(real, self.domain), model.domain))
+        coarse = None if real is None else merged(coded(real, self.domain), model.domain)
+        return synthesis_report(self, coarse, target=target)
 
     def _repr_html_(self) -> str:
         return f"<code>{self!r}</code>" + (self.ledger._repr_html_() if hasattr(self, "ledger") else " not fitted")

@@ -17,7 +17,7 @@ from marginal_sdg.workload import Workload
 PRIVATE = "This was computed on the real rows and is itself private: it is for their holder's eyes, not for release."
 
 MOST = 300  # marginals of each size; more are sampled
-TRAINING_ROWS = 20_000
+MOST_ROWS = 20_000
 
 
 @dataclass(frozen=True)
@@ -79,12 +79,13 @@ def _distance(real: Table, synthetic: Table, clique: Clique) -> float:
 def _scores(real: Table, synthetic: Table, target: str) -> dict[str, ClassifierScores]:
     train, test = split(real, 0.8, 0)
     return {
-        name: classifier_scores(_some(table), _some(test), target)
+        name: classifier_scores(some_rows(table), some_rows(test), target)
         for name, table in (("real", train), ("synthetic", synthetic))
     }
 
 
-def _some(table: Table) -> Table:
-    if len(table) <= TRAINING_ROWS:
+def some_rows(table: Table) -> Table:
+    """At most 20,000 of the rows, the same ones in every call."""
+    if len(table) <= MOST_ROWS:
         return table
-    return table.take(np.random.default_rng(0).choice(len(table), TRAINING_ROWS, replace=False))
+    return table.take(np.random.default_rng(0).choice(len(table), MOST_ROWS, replace=False))

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from marginal_sdg.encoding import Table
 from marginal_sdg.errors import DataError
-from marginal_sdg.marginals import Answers, Layout, contingency
+from marginal_sdg.marginals import Answers, Counts, Layout, cell_numbers, contingency
 from marginal_sdg.workload import Workload
 
 
@@ -105,6 +105,38 @@ def heterogeneity(clients: Sequence[Table], ways: Sequence[int] = (1, 2, 3)) -> 
         Answers(layout, [client]).l1_distances(pooled, [len(client)]).mean() / (2 * len(client)) for client in clients
     ]
     return float(np.mean(variations))
+
+
+def associations(table: Table) -> npt.NDArray[np.float64]:
+    """Cramér's V of all pairs of columns, corrected for its bias: (d, d) float64, from 0 to 1, with 1 on the diagonal.
+
+    Counts occupied codes only; it is 0 where a column is constant. Source: Bergsma, A
+    bias-correction for Cramér's V and Tschuprow's T, 2013.
+    """
+    rows, names, shape = len(table), table.domain.names, table.domain.shape
+    result = np.eye(len(names))
+    counts = [np.bincount(table.column(name)).astype(float) for name in names]
+    occupied = [np.count_nonzero(count) for count in counts]
+    for i, j in combinations(range(len(names)), 2):
+        r, k = occupied[i], occupied[j]
+        if min(r, k) < 2:
+            continue
+        cells, joint = _occupied(cell_numbers(table, (names[i], names[j])), shape[i] * shape[j])
+        first, second = np.divmod(cells, shape[j])
+        mean_square = float((joint.astype(float) ** 2 / (counts[i][first] * counts[j][second])).sum()) - 1
+        excess = max(mean_square - (r - 1) * (k - 1) / (rows - 1), 0.0)
+        smaller = min(r - (r - 1) ** 2 / (rows - 1), k - (k - 1) ** 2 / (rows - 1)) - 1
+        result[i, j] = result[j, i] = min((excess / smaller) ** 0.5, 1.0) if smaller > 0 else 0.0
+    return result
+
+
+def _occupied(cells: Counts, size: int) -> tuple[Counts, Counts]:
+    """The cells that hold records, and how many."""
+    if size > 4 * len(cells):
+        return np.unique(cells, return_counts=True)
+    counts = np.bincount(cells)
+    places = np.flatnonzero(counts)
+    return places, counts[places]
 
 
 def _not_empty(metric: str, *tables: Table) -> None:

@@ -91,6 +91,34 @@ def test_synthesize_writes_rows_like_the_input_a_report_and_a_model(folder: Path
     assert GraphicalModel.load("m.npz").domain == Domain.load("d.yaml")
 
 
+def test_a_report_compares_with_the_table_only_when_asked(folder: Path, capsys) -> None:
+    """Its errors are those that ``evaluate`` prints for the two files."""
+    call = ["--target", "smoker", "--seed", "0"]
+    assert synthesize("--report", "r.json", *call) == 0
+    assert json.loads(Path("r.json").read_text())["utility"] is None
+    assert synthesize("--report", "r.json", "--compare", *call) == 0
+    told = json.loads(Path("r.json").read_text())
+    capsys.readouterr()
+    assert main(["evaluate", "table.csv", "s.csv", "--domain", "d.yaml", "--drop", "id", "--target", "smoker"]) == 0
+    out = capsys.readouterr().out
+    for errors in told["utility"]["errors"].values():
+        assert f"{errors['mean']:.4f}" in out and f"{errors['worst'][0]['error']:.3f}" in out
+    for scores in told["utility"]["scores"].values():
+        assert f"{scores['auc']:.3f}" in out and f"{scores['accuracy']:.3f}" in out
+    command = "marginal-sdg synthesize table.csv --domain d.yaml --epsilon 5.0 --target smoker"
+    assert told["recipe"]["command"].startswith(command) and "--drop id" in told["recipe"]["command"]
+    assert told["recipe"]["command"].endswith("--report r.json --compare")
+
+
+def test_a_report_is_about_the_whole_model_whatever_rows_are_written(folder: Path) -> None:
+    where = ["--where", "age > 60", "--rows", "7", "--target", "age"]
+    assert synthesize("--report", str(folder / "r.md"), "--compare", *where) == 0
+    text = Path("r.md").read_text()
+    assert "No classifier was compared" in text and "Shares of 7 " not in text
+    assert "--report r.md" in text and str(folder) not in text
+    assert synthesize("--report", "r.html", "--rows", "0") == 0
+
+
 def test_every_mechanism_spends_its_budget_and_can_be_planned(folder: Path, capsys) -> None:
     for name in MECHANISMS:
         assert synthesize("--mechanism", name, "--rounds", "2", "--rows", "10") == 0
@@ -276,6 +304,9 @@ WRONG = [
     (["synthesize", "like.csv", "--ledger", "new.json"], "new.json: does not exist yet; say what all runs may spend"),
     (["synthesize", "like.csv", "--ledger", "bad.json"], "bad.json: cannot be read as a ledger file"),
     (["synthesize", "like.csv", "--total-epsilon", "1"], "--total-epsilon: belongs to --ledger"),
+    (["synthesize", "like.csv", "--report", "r.pdf"], "report: 'r.pdf' must end in .html, .md or .json"),
+    (["synthesize", "like.csv", "--compare"], "--compare: belongs to --report"),
+    (["synthesize", "header.csv", "--report", "r.md", "--compare"], "header.csv: has no rows to compare with"),
     (["sample", "bad.npz", "--out", "s.csv"], "bad.npz: cannot be read as a saved model"),
     (["evaluate", "like.csv", "header.csv", "--domain", "d.yaml"], "both tables need at least one row"),
     (["evaluate", "like.csv", "like.csv", "--domain", "d.yaml", "--target", "age"], "target: 'age' is a number"),

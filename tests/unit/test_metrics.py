@@ -10,7 +10,7 @@ import pytest
 from marginal_sdg import Domain, Table, Workload
 from marginal_sdg.errors import DataError
 from marginal_sdg.graphical.model import GraphicalModel
-from marginal_sdg.metrics import classifier_scores, heterogeneity, kde_nll, nll, workload_error
+from marginal_sdg.metrics import associations, classifier_scores, heterogeneity, kde_nll, nll, workload_error
 
 
 def rows(domain, *records) -> Table:
@@ -82,3 +82,30 @@ def test_accuracy_is_the_share_of_right_answers(table):
 def test_empty_tables_have_no_metrics():
     with pytest.raises(DataError, match="at least one record"):
         workload_error(rows(TWO), rows(TWO, (0, 0)), Workload(TWO, (("x",),)))
+
+
+def test_associations_are_cramers_v_with_bergsmas_correction():
+    """The formula as printed, with chi-squared by scipy; and its ends."""
+    from scipy.stats import chi2_contingency
+
+    rng = np.random.default_rng(0)
+    domain = Domain.from_shape({"a": 4, "b": 5, "same": 4, "one": 2, "many": 3000})
+    a = rng.integers(0, 3, 500)  # code 3 is not used
+    b = np.where(rng.random(500) < 0.3, a, rng.integers(0, 5, 500))
+    table = Table(domain, np.stack([a, b, (a + 1) % 3, 0 * a, 10 * b + rng.integers(0, 2, 500)], axis=1))
+    found = associations(table)
+    counts = np.zeros((3, 5))
+    np.add.at(counts, (a, b), 1)
+    n, (r, k) = 500, counts.shape
+    square = max(chi2_contingency(counts, correction=False).statistic / n - (r - 1) * (k - 1) / (n - 1), 0)
+    smaller = min(r - (r - 1) ** 2 / (n - 1), k - (k - 1) ** 2 / (n - 1)) - 1
+    assert found[0, 1] == found[1, 0] == pytest.approx((square / smaller) ** 0.5) and 0.1 < found[0, 1] < 0.5
+    assert found[0, 2] == pytest.approx(1) and found[1, 4] == pytest.approx(1, abs=0.01)
+    assert found[0, 3] == 0 and (np.diag(found) == 1).all()
+    assert (associations(table.take([0, 1])) <= 1).all() and (associations(table.take([0])) == np.eye(5)).all()
+
+
+def test_the_association_of_independent_columns_is_not_inflated_by_few_rows():
+    rng = np.random.default_rng(1)
+    tables = [Table(Domain.from_shape({"x": 5, "y": 5}), rng.integers(0, 5, (60, 2))) for _ in range(40)]
+    assert np.mean([associations(table)[0, 1] for table in tables]) < 0.1  # 0.25 without the correction

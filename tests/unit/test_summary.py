@@ -185,7 +185,7 @@ def test_outputs_are_complete_self_contained_and_the_same_each_time(tmp_path: Pa
         *("summary.csv", "summary.md", "report.html")
     }
     page = first["report.html"].decode()
-    assert "http" not in page
+    assert "https:" not in page and "http:" not in page
     assert "<script" not in page
     assert "data:image/png;base64," in page
     assert '<span class="badge warn">paper calibration</span>' in page

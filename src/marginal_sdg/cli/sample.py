@@ -12,6 +12,7 @@ from marginal_sdg.cli.options import of_rows
 
 if TYPE_CHECKING:
     from marginal_sdg.domain import Domain
+    from marginal_sdg.encoding import Table
     from marginal_sdg.graphical.model import GraphicalModel
 
 
@@ -26,7 +27,8 @@ def sample(model: Path, rows: int | None, where: str | None, seed: int | None, o
     check_format(out)
     check_output(out, model)
     loaded = GraphicalModel.load(model)
-    click.echo(write_rows(loaded, conditions(loaded.domain, where), rows, seed, out))
+    _, line = write_rows(loaded, conditions(loaded.domain, where), rows, seed, out)
+    click.echo(line)
 
 
 def conditions(domain: Domain, where: str | None) -> dict[str, list[int]]:
@@ -40,8 +42,8 @@ def conditions(domain: Domain, where: str | None) -> dict[str, list[int]]:
 
 def write_rows(
     model: GraphicalModel, allowed: dict[str, list[int]], rows: int | None, seed: int | None, out: Path
-) -> str:
-    """Draw and write rows; a line that says what was written."""
+) -> tuple[Table, str]:
+    """Draw and write rows; these, and a line that says what was written."""
     import numpy as np
 
     from marginal_sdg.encoding import bin_edges
@@ -57,4 +59,4 @@ def write_rows(
             edges = bin_edges(attribute)
             last = edges[codes[-1] + 1] - (1 if attribute.whole else 0)
             ranges.append(f"{name} from {edges[codes[0]]:g} to {last:g}")
-    return f"{out}: {len(drawn):,} rows" + (f" ({', '.join(ranges)}: whole bins)" if ranges else "")
+    return drawn, f"{out}: {len(drawn):,} rows" + (f" ({', '.join(ranges)}: whole bins)" if ranges else "")

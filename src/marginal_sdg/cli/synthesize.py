@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from marginal_sdg.cli.inputs import DRAFT_CAVEAT, FILE, check_output, load_domain, note, parse_workload
 from marginal_sdg.cli.mechanisms import make_mechanism
@@ -23,7 +25,8 @@ from marginal_sdg.cli.sample import conditions, write_rows
 @of_a_fit
 @of_rows
 @click.option("--drop", multiple=True, metavar="COLUMN", help="A column of the table to leave out; may be repeated.")
-@click.option("--report", type=FILE, help="What was spent and what it protects, as HTML.")
+@click.option("--report", type=FILE, help="What was spent, what it protects, the model: .html, .md or .json.")
+@click.option("--compare", is_flag=True, help="Put errors against TABLE into the report: it is then itself private.")
 @click.option("--model", "model_file", type=FILE, help="Save the model (.npz), for the command sample.")
 @click.option("--ledger", "ledger_file", type=FILE, help="JSON file that adds up what all runs spend on this table.")
 @click.option("--total-epsilon", type=float, help="What all runs with that ledger may spend; with its first run.")
@@ -41,6 +44,7 @@ def synthesize(
     out: Path,
     drop: tuple[str, ...],
     report: Path | None,
+    compare: bool,
     model_file: Path | None,
     ledger_file: Path | None,
     total_epsilon: float | None,
@@ -50,7 +54,9 @@ def synthesize(
 
     Everything that can be wrong with the input is found before any budget is spent.
     """
-    from marginal_sdg.errors import ConfigError
+    from marginal_sdg.encoding import Table, merged
+    from marginal_sdg.errors import ConfigError, DataError
+    from marginal_sdg.report import check_suffix, synthesis_report
     from marginal_sdg.stored import StoredTable, is_large
     from marginal_sdg.table_files import check_format, read_table
 
@@ -58,6 +64,10 @@ def synthesize(
     check_format(out)
     for path in (out, report, model_file, ledger_file):
         check_output(path, table, domain_file)
+    if report is not None:
+        check_suffix(report)
+    elif compare:
+        raise ConfigError("--compare: belongs to --report; give both or neither")
     if total_epsilon is not None and ledger_file is None:
         raise ConfigError("--total-epsilon: belongs to --ledger; give both or neither")
     domain, draft = load_domain(domain_file)
@@ -76,8 +86,10 @@ def synthesize(
         )
         _check_rows(synthesizer, allowed)
         account = _shared_ledger(ledger_file, synthesizer, table.name, total_epsilon)
-        large = is_large(table, len(domain)) and not synthesizer.adaptive_bins
+        large = is_large(table, len(domain)) and not (compare or synthesizer.adaptive_bins)
         records = StoredTable(table, domain, drop) if large else read_table(table, domain, drop)
+        if isinstance(records, Table) and compare and not len(records):
+            raise DataError(f"{table}: has no rows to compare with; drop --compare")
         synthesizer.fit(records, ledger=account)
     if draft:
         synthesizer.ledger.warn(DRAFT_CAVEAT)
@@ -85,11 +97,18 @@ def synthesize(
         from marginal_sdg.datasets.files import write_atomically
 
         write_atomically(model_file, synthesizer.model_.save_to)
-    click.echo(write_rows(synthesizer.model_, allowed, rows, seed, out))
+    drawn, line = write_rows(synthesizer.model_, allowed, rows, seed, out)
+    click.echo(line)
     if report is not None:
-        from marginal_sdg.experiment.store import write_atomically as write_text
-
-        write_text(report, synthesizer.report().html())
+        predicted = target if target is not None and domain[target].categories is not None else None
+        written = None if allowed or not len(drawn) else drawn  # with a condition they are not like the table
+        synthesis_report(
+            synthesizer,
+            merged(records, synthesizer.model_.domain) if compare and isinstance(records, Table) else None,
+            synthetic=written,
+            target=predicted if compare else None,
+            command=_typed(),
+        ).save(report)
     ledger = synthesizer.ledger
     click.echo(
         f"spent epsilon {ledger.epsilon():.4g} at delta {delta:g} in {len(ledger.charges)} charges "
@@ -121,6 +140,19 @@ def _shared_ledger(path: Path | None, synthesizer: Any, name: str, total_epsilon
     total = None if total_epsilon is None else Budget(total_epsilon, budget.delta)
     file = LedgerFile(path, total, synthesizer.records_per_person)
     return FiledLedger(file, budget, f"{type(synthesizer).__name__} on {name}")
+
+
+def _typed() -> str:
+    """The command as it was given, with files by their names, without folders."""
+    context = click.get_current_context()
+    words = ["marginal-sdg", "synthesize"]
+    for param in context.command.params:
+        if context.get_parameter_source(str(param.name)) is ParameterSource.COMMANDLINE:
+            value = context.params[str(param.name)]
+            option = [param.opts[0]] if isinstance(param, click.Option) else []
+            for each in value if isinstance(value, tuple) else (value,):
+                words += option if each is True else [*option, each.name if isinstance(each, Path) else str(each)]
+    return shlex.join(words)
 
 
 @contextmanager
