@@ -12,7 +12,6 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -173,11 +172,10 @@ class Domain(Mapping[str, Attribute]):
         path.write_text(text, encoding="utf-8")
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><td>{escape(a.name)}</td><td>{a.size}</td><td>{escape(_describe(a))}</td></tr>"
-            for a in self.attributes
-        )
-        return f"<table><tr><th>attribute</th><th>codes</th><th>values</th></tr>{rows}</table>"
+        from marginal_sdg.page import Page
+
+        rows = [[a.name, a.size, _describe(a)] for a in self.attributes]
+        return Page("").table(["attribute", "codes", "values"], rows, f"A domain of {len(rows)} columns.")._repr_html_()
 
 
 def _describe(attribute: Attribute) -> str:

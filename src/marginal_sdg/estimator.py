@@ -113,4 +113,7 @@ class Estimator:
         return synthesis_report(self, coarse, target=target)
 
     def _repr_html_(self) -> str:
-        return f"<code>{self!r}</code>" + (self.ledger._repr_html_() if hasattr(self, "ledger") else " not fitted")
+        from marginal_sdg.page import Page
+
+        page = Page("").code(repr(self))
+        return page._repr_html_() + self.ledger._repr_html_() if hasattr(self, "ledger") else page._repr_html_()

@@ -345,8 +345,8 @@ def test_charges_come_before_values(monkeypatch):
 
 # A module imports from its own package and from those in lower lines.
 LAYERS = [
-    {"errors", "simplex"},
-    {"crypto"},
+    {"errors", "simplex", "style"},
+    {"crypto", "page"},
     {"attribute", "privacy", "schedule", "scores"},
     {"domain"},
     {"encoding", "release", "draft", "dtypes"},

@@ -204,7 +204,7 @@ def test_a_bad_file_is_refused_by_its_path(tmp_path, name, text, message):
 
 def test_the_notebook_view_escapes_labels(domain):
     html = Domain((Attribute("<b>", categories=("<i>",)), AGE))._repr_html_()
-    assert "<b>" not in html and "&lt;i&gt;" in html and "[16, 100]" in html
+    assert "<b>" not in html and "<i>" not in html and "&lt;i&gt;" in html and "[16, 100]" in html
 
 
 def test_nearest_says_nothing_when_nothing_is_near():

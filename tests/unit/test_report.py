@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from marginal_sdg.page import Page, Picture
 from marginal_sdg.privacy.budget import Budget
 from marginal_sdg.privacy.ledger import Ledger
 from marginal_sdg.privacy.noise import Source
-from marginal_sdg.report import Page, Spending, ledger_section
-from marginal_sdg.report.page import Picture
+from marginal_sdg.report import Spending, ledger_section
 from marginal_sdg.report.svg import drawing, label, rect
 
 

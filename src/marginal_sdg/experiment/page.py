@@ -9,7 +9,8 @@ from marginal_sdg.experiment.config import Config
 from marginal_sdg.experiment.grid import cell_values, label, varying
 from marginal_sdg.experiment.summary import CellSummary, cell_of, reading_notes, table
 from marginal_sdg.experiment.targets import Targets
-from marginal_sdg.report import Page, ledger_section
+from marginal_sdg.page import Page
+from marginal_sdg.report import ledger_section
 
 WORDING = (
     "zCDP accounting with exact noise on integer counts; semi-honest protocols; research software, no "

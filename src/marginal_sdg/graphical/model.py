@@ -227,9 +227,14 @@ class GraphicalModel:
             ) from error
 
     def _repr_html_(self) -> str:
+        from marginal_sdg.page import Page
+
         biggest = max(self.tree.nodes, key=self.tree.sizes.cells)
         names = ", ".join(self.domain.names[i] for i in bits(biggest))
-        return (
-            f"<b>GraphicalModel</b>: {len(self.domain)} attributes, {len(self.cliques)} measured cliques, "
-            f"{self.cells:,} cells; largest junction-tree node: {names}; {self.total:,.0f} records"
-        )
+        cards = [
+            ("records", f"{self.total:,.0f}"),
+            ("columns", f"{len(self.domain)}"),
+            ("measured cliques", f"{len(self.cliques)}"),
+            ("cells", f"{self.cells:,}"),
+        ]
+        return Page("").cards(cards).text(f"Largest node of its junction tree: {names}.")._repr_html_()

@@ -10,7 +10,6 @@ Guarantees:
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -357,9 +356,18 @@ class Ledger:
         return f"Ledger(rho {float(self._spent):.6g} {limit}, {len(self._charges)} charges)"
 
     def _repr_html_(self) -> str:
-        notes = "".join(f"<li>{html.escape(text)}</li>" for text in self._caveats)
-        table = self.to_frame().to_html(index=False, na_rep="", float_format="{:.4g}".format)
-        return f"<p>{html.escape(repr(self))}; adjacency: {self.adjacency}</p><ul>{notes}</ul>{table}"
+        from marginal_sdg.page import Page
+
+        frame = self.to_frame()
+        rows = [[_shown(value) for value in row] for row in frame.itertuples(index=False)]
+        page = Page("").text(f"{self!r}; adjacency: {self.adjacency}").caveats(self._caveats)
+        page.table([str(name) for name in frame], rows, "Charges, oldest first; 'share' of the budget is cumulative.")
+        return page._repr_html_()
+
+
+def _shown(value: object) -> str:
+    """A cell of the notebook's table; NaN stands for what a charge does not have."""
+    return str(value) if not isinstance(value, float) else "" if math.isnan(value) else f"{value:.4g}"
 
 
 def _root_below(square: Fraction) -> Fraction:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from marginal_sdg.report.page import Page
 from marginal_sdg.report.spending import Spending, ledger_section
 from marginal_sdg.report.synthesis import Report, check_suffix, synthesis_report
 
-__all__ = ["Page", "Report", "Spending", "check_suffix", "ledger_section", "synthesis_report"]
+__all__ = ["Report", "Spending", "check_suffix", "ledger_section", "synthesis_report"]

@@ -10,8 +10,8 @@ from itertools import combinations
 import numpy as np
 import numpy.typing as npt
 
+from marginal_sdg.page import Picture
 from marginal_sdg.report.associations import Associations
-from marginal_sdg.report.page import Picture
 from marginal_sdg.report.svg import drawing, label, rect, short
 
 _LEFT, _TOP, _SIDE, _RIGHT = 84.0, 66.0, 248.0, 28.0

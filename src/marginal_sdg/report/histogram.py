@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from marginal_sdg.page import Picture
 from marginal_sdg.report.columns import Column
-from marginal_sdg.report.page import Picture
 from marginal_sdg.report.svg import drawing, label, path, rect, short
 
 _WIDTH = 300.0

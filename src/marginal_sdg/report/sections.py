@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 from marginal_sdg.evaluation import Evaluation
+from marginal_sdg.page import Bar, Page
 from marginal_sdg.report.facts import Facts, Measured
 from marginal_sdg.report.heatmap import differences, heat_maps
 from marginal_sdg.report.histogram import histogram
-from marginal_sdg.report.page import Bar, Page
 from marginal_sdg.report.tree import tree_picture
 from marginal_sdg.report.trust import ASSUMING, NOT_PROMISED
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from marginal_sdg.page import Page
 from marginal_sdg.privacy.ledger import Ledger
 from marginal_sdg.privacy.noise import Source
-from marginal_sdg.report.page import Page
 
 _HEADER = ["what", "mechanism", "noise", "per record", "rho", "of budget", "by"]
 

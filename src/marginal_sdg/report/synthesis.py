@@ -14,8 +14,8 @@ from marginal_sdg.datasets.files import write_atomically
 from marginal_sdg.encoding import Table
 from marginal_sdg.errors import ConfigError
 from marginal_sdg.evaluation import Evaluation
+from marginal_sdg.page import Page
 from marginal_sdg.report.facts import Facts, gather
-from marginal_sdg.report.page import Page
 from marginal_sdg.report.sections import report_page
 
 SUFFIXES = (".html", ".md", ".json")

@@ -18,6 +18,7 @@ def _steps(letter: str, colours: list[str]) -> str:
 
 DOCUMENT = """
 html { color-scheme: light dark; -webkit-text-size-adjust: 100% } body { margin: 0; background: #fff }
+main.msdg { padding-bottom: 3rem }
 @media (prefers-color-scheme: dark) { body { background: #14171b } }
 """
 """Of a whole document; the rest is confined to the element ``.msdg``, which may stand in a notebook."""
@@ -27,7 +28,7 @@ STYLE = f"""
   --good: #00735a; --bad: #b3261e; --warn: #8a5a00; --synthetic: #0072b2; --real: #d55e00;
   {_steps("h", _HEAT)}; {_steps("d", _DIFFERENCE)};
   font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
-  max-width: 70rem; margin: 0 auto; padding: 1rem 1rem 3rem; box-sizing: border-box }}
+  max-width: 70rem; margin: 0 auto; padding: 1rem; box-sizing: border-box }}
 @media (prefers-color-scheme: dark) {{ .msdg {{ --paper: #14171b; --ink: #e6e9ec; --mute: #9aa4af; --line: #343b43;
   --soft: #1d2228; --good: #4fd1ae; --bad: #ff8a80; --warn: #f3c15f; --synthetic: #56b4e9; --real: #e69f00;
   {_steps("h", _HEAT_DARK)}; {_steps("d", _DIFFERENCE_DARK)} }} }}
@@ -45,7 +46,7 @@ STYLE += """
 .msdg caption { text-align: left; color: var(--mute); font-size: .87rem; padding-bottom: .2rem }
 .msdg th, .msdg td { padding: .25rem .8rem .25rem 0; border-bottom: 1px solid var(--line); text-align: left;
   vertical-align: top; unicode-bidi: isolate; min-width: 2.5rem }
-.msdg th { font-weight: 600; font-size: .87rem } .msdg td { overflow-wrap: anywhere }
+.msdg th { font-weight: 600; font-size: .87rem }
 .msdg .number { text-align: right; white-space: nowrap } .msdg th.number { white-space: normal }
 .msdg tbody tr:hover td { background: var(--soft) }
 .msdg pre { background: var(--soft); padding: .8rem; border-radius: .4rem; overflow-x: auto; font-size: .87rem }

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from marginal_sdg.report.style import DOCUMENT, STYLE
+from marginal_sdg.style import DOCUMENT, STYLE
 
 _MARKDOWN = re.compile(r"[\\`*_{}\[\]<>#|~!$&]")
 _NUMBER = re.compile(r"[-+]?\d[-+\d.,eE%±/()–\s]*")
@@ -137,7 +137,7 @@ class Page:
         head = (
             f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
-            f"<title>{html.escape(self.title)}</title><style>{DOCUMENT}{STYLE}</style>"
+            f"<title>{html.escape(self.title)}</title><style>{STYLE}{DOCUMENT}</style>"
         )
         body = f'<main class="msdg">{self._heading}<nav aria-label="sections">{links}</nav>{"".join(self._html)}</main>'
         return _encodable(f'<!doctype html><html lang="en"><head>{head}</head><body>{body}</body></html>\n')
@@ -147,7 +147,8 @@ class Page:
         return _encodable("\n\n".join([f"# {_plain(self.title)}", *self._markdown]) + "\n")
 
     def _repr_html_(self) -> str:
-        return f'<div class="msdg"><style>{STYLE}</style>{self._heading}{"".join(self._html)}</div>'
+        heading = self._heading if self.title else ""
+        return f'<div class="msdg"><style>{STYLE}</style>{heading}{"".join(self._html)}</div>'
 
     @property
     def _heading(self) -> str:
