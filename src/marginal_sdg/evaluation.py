@@ -25,7 +25,8 @@ class Evaluation:
     """What was found. Errors are L1 distances of normalised marginals: 0 for the same, 2 for disjoint ones.
 
     ``errors``: size of a marginal -> L1 distance of each that was compared; ``scores``: of classifiers that were
-    trained on real and on synthetic rows, and tested on the same held-out real rows.
+    trained on real and on synthetic rows, and tested on the same held-out real rows; none without a target, or with
+    too few real rows to hold some out.
     """
 
     errors: dict[int, dict[Clique, float]]
@@ -78,6 +79,8 @@ def _distance(real: Table, synthetic: Table, clique: Clique) -> float:
 
 def _scores(real: Table, synthetic: Table, target: str) -> dict[str, ClassifierScores]:
     train, test = split(real, 0.8, 0)
+    if not len(train) or not len(test):
+        return {}
     return {
         name: classifier_scores(some_rows(table), some_rows(test), target)
         for name, table in (("real", train), ("synthetic", synthetic))

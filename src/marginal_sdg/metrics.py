@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import combinations
 from typing import NamedTuple, Protocol
@@ -70,7 +71,7 @@ def classifier_scores(train: Table, test: Table, target: str) -> ClassifierScore
     """Gradient boosting (100 trees of depth 4) trained on ``train``, tested on ``test``.
 
     Features are the integer codes; the AUC is one-versus-one for more than two classes. It is 0.5 when ``train`` has
-    one class only, 0 when it lacks a class of ``test``. Source: FLAIM Appendix B.
+    one class only, 0 when it lacks a class of ``test``, NaN when ``test`` has one class only. Source: FLAIM Appendix B.
     """
     from sklearn.ensemble import GradientBoostingClassifier
     from sklearn.metrics import roc_auc_score
@@ -83,6 +84,8 @@ def classifier_scores(train: Table, test: Table, target: str) -> ClassifierScore
     forest = GradientBoostingClassifier(n_estimators=100, max_depth=4, random_state=0)
     scores = forest.fit(train.codes[:, features], labels).predict_proba(test.codes[:, features])
     accuracy = float((forest.classes_[scores.argmax(axis=1)] == truth).mean())
+    if len(np.unique(truth)) == 1:
+        return ClassifierScores(math.nan, accuracy)
     if not set(np.unique(truth)) <= set(forest.classes_):
         return ClassifierScores(0.0, accuracy)
     if scores.shape[1] == 2:

@@ -183,7 +183,7 @@ def _described(picture: Picture) -> str:
 def _cell(value: Any, heading: str, number: bool) -> str:
     text = html.escape(_shown(value))
     if isinstance(value, Bar):
-        share = min(max(value.share, 0.0), 1.0)
+        share = min(max(0.0, value.share), 1.0)  # 0 for NaN
         return f'<td class="bars"><i class="{"r" if value.real else "s"}" style="--share:{share:.3f}"></i>{text}</td>'
     if heading == "private?" and _colour(text):
         text = f'<span class="badge {_colour(text)}">{text}</span>'

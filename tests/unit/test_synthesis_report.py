@@ -15,6 +15,7 @@ import pytest
 import marginal_sdg
 from marginal_sdg import AIM, FHAIM, FLAIM, MWEM, DistAIM, Domain, Table, Workload
 from marginal_sdg.baselines.ctgan import DPCTGAN, FedDPCTGAN
+from marginal_sdg.datasets.split import split_rows
 from marginal_sdg.errors import ConfigError
 from marginal_sdg.evaluation import evaluate
 from marginal_sdg.graphical.junction import JunctionTree, Sizes
@@ -313,8 +314,21 @@ def test_one_column_one_row_and_one_value_make_a_report() -> None:
     domain = Domain.from_yaml("only: {lower: 0, upper: 5, bins: 1, missing: category}")
     frame = pd.DataFrame({"only": [3.5]})
     report = AIM(domain, rounds=0, seed=0).fit(frame).report(frame)
-    assert report.facts.associations is None and "name a target column" in report.html()
+    assert report.facts.associations is None and "No classifier was compared" in report.html()
     assert values(report)["utility"]["errors"].keys() == {"1"}
+
+
+def test_a_score_that_does_not_exist_is_null_and_undefined() -> None:
+    """All held-out rows have one label; and a table too small to hold any out."""
+    domain = Domain.from_shape({"x": 3, "y": 2})
+    codes = np.random.default_rng(0).integers(0, 2, (50, 2))
+    codes[split_rows(50, 0.8, 0)[1], 1] = 0
+    rows = Table(domain, codes)
+    fitted = AIM(domain, rounds=0, seed=0).fit(rows)
+    report = fitted.report(rows, target="y")
+    assert [scores["auc"] for scores in values(report)["utility"]["scores"].values()] == [None, None]
+    assert "undefined" in report.html() and "--share:0.000" in report.html() and "nan" not in report.markdown()
+    assert values(fitted.report(rows.take([0]), target="y"))["utility"]["scores"] == {}
 
 
 def test_an_ordered_column_ends_where_its_declaration_does() -> None:

@@ -131,7 +131,9 @@ def _errors(page: Page, found: Evaluation) -> None:
 def _classifiers(page: Page, found: Evaluation) -> None:
     page.heading("A classifier's view", level=3)
     if not found.scores:
-        page.text("No classifier was compared: name a target column that has categories.")
+        page.text(
+            "No classifier was compared: it takes a target column with categories, and enough rows to hold some out."
+        )
         return
     rows = [
         [f"{name} rows", Bar(_score(s.auc), 2 * s.auc - 1, name == "real"), _score(s.accuracy)]
@@ -215,7 +217,7 @@ def _factor(epsilon: float) -> str:
 
 
 def _score(score: float) -> str:
-    return f"{score:.3f}"
+    return "undefined" if math.isnan(score) else f"{score:.3f}"
 
 
 def _sigma(measured: Measured) -> str:
