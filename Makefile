@@ -4,11 +4,12 @@ SHELL := bash
 UV := $(or $(shell command -v uv),.tools/bin/uv)
 PYTHON := .venv/bin/python
 RUN := $(PYTHON) experiments/run.py
+MKDOCS := NO_MKDOCS_2_WARNING=true .venv/bin/mkdocs build --strict -f docs/mkdocs.yml
 # One lock holds versions for every supported Python and platform; indexes stay the machine's own business.
 COMPILE = pip compile -q --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-annotate \
     --custom-compile-command "make lock" $(UPGRADE) pyproject.toml
 
-.PHONY: help run test test-slow lock clean
+.PHONY: help run test test-slow docs lock clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -22,10 +23,14 @@ test: .venv/dev.stamp  ## lint, types, tests and a small experiment
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
 	.venv/bin/pytest -n auto -m "not slow"
+	NOTEBOOKS=false $(MKDOCS) -q --site-dir ../build/checked-site
 	out=$$(mktemp -d) && trap 'rm -r "$$out"' EXIT && $(RUN) --config smoke.yaml --out "$$out"
 
 test-slow: .venv/dev.stamp  ## the tests that `make test` leaves out
 	.venv/bin/pytest -n auto -m slow
+
+docs: .venv/dev.stamp  ## build the documentation in build/site, notebooks with their outputs
+	$(MKDOCS)
 
 lock: | $(UV)  ## resolve the dependencies anew (UPGRADE=--upgrade: to the newest versions)
 	$(UV) $(COMPILE) --extra dev -o requirements/dev.lock

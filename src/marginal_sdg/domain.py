@@ -28,6 +28,12 @@ Clique = tuple[str, ...]
 class Domain(Mapping[str, Attribute]):
     """Attributes in order; behaves as a mapping from name to ``Attribute``.
 
+    Examples
+    --------
+    >>> domain = Domain.from_yaml("{age: {lower: 18, upper: 99, bins: 27}, sex: {categories: [Female, Male]}}")
+    >>> domain.names, domain.shape, domain.size(["sex"])
+    (('age', 'sex'), (27, 2), 2)
+
     Raises
     ------
     DomainError: two attributes have one name.

@@ -88,6 +88,13 @@ def encode(frame: pd.DataFrame, domain: Domain) -> Table:
     A number x has code floor((x - lower) / (upper - lower) * bins), or that of the last edge at or below it, and upper
     has the last code.
 
+    Examples
+    --------
+    >>> domain = Domain.from_dict({"age": {"lower": 0, "upper": 100, "bins": 10}, "sex": {"categories": ["F", "M"]}})
+    >>> encode(pd.DataFrame({"sex": ["M", "F"], "age": [37, 100]}), domain).codes
+    array([[3, 1],
+           [9, 0]], dtype=int32)
+
     Raises
     ------
     DataError: a column is missing, extra, double or of a wrong type, or a value leaves the domain.

@@ -60,6 +60,15 @@ class FHAIM(Synthesizer):
         Both roles run in this process by default.
     timeout : float
         Seconds to wait for an answer of theirs.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from marginal_sdg import Domain
+    >>> frame = pd.DataFrame({"a": [0, 0, 1, 1] * 250, "b": [0, 1, 1, 1] * 250})
+    >>> fhaim = FHAIM(Domain.from_shape({"a": 2, "b": 2}), epsilon=1.0, max_records=2000, seed=0).fit(frame)
+    >>> fhaim.sample(500).shape, fhaim.ledger.spent == fhaim.ledger.budget.rho
+    ((500, 2), True)
     """
 
     _ways = 2

@@ -136,8 +136,10 @@ class AIM(Synthesizer):
     ----------
     domain : Domain
         The declared columns. Nothing about them is read off the private rows.
-    epsilon, delta : float
+    epsilon : float
         The privacy budget, for adding or removing one record.
+    delta : float
+        Of (epsilon, delta)-differential privacy.
     rounds : int or "adaptive"
         T rounds with equal noise (FLAIM Lemma 4.1), or AIM's budget annealing.
     gaussian_share : float
@@ -170,6 +172,20 @@ class AIM(Synthesizer):
         Refuse to run with a seed.
     on_event : callable
         Is told of every round, as a dict.
+
+    Examples
+    --------
+    >>> domain = Domain.from_shape({"a": 2, "b": 2})
+    >>> frame = pd.DataFrame({"a": [0, 0, 1, 1] * 250, "b": [0, 1, 1, 1] * 250})
+    >>> aim = AIM(domain, epsilon=1.0, seed=0).fit(frame)
+    >>> aim.marginal(["a", "b"]).round()
+       a  b  count  standard_error
+    0  0  0  245.0             9.0
+    1  0  1  255.0             9.0
+    2  1  0    6.0             9.0
+    3  1  1  491.0             9.0
+    >>> aim.sample(500).shape, aim.ledger.spent == aim.ledger.budget.rho
+    ((500, 2), True)
     """
 
     adaptive_bins: Mapping[str, int] | None = field(default=None, kw_only=True)
@@ -284,6 +300,15 @@ class FLAIM(_Federation):
         those who picked a clique to a sum of their own, as in the paper: fewer bytes, and the server knows whose it is.
     min_cohort : int
         With ``cohort="per_query"``, drop cliques that fewer clients picked: the sum over one client is its marginal.
+
+    Examples
+    --------
+    >>> frame = pd.DataFrame({"a": [0, 0, 1, 1] * 250, "b": [0, 1, 1, 1] * 250})
+    >>> flaim = FLAIM(Domain.from_shape({"a": 2, "b": 2}), participation=0.5, epsilon=1.0, seed=0)
+    >>> flaim.fit([frame.iloc[k::10] for k in range(10)]).sample(500).shape
+    (500, 2)
+    >>> sorted(set(flaim.ledger.to_frame()["by"]))
+    ['client', 'server']
     """
 
     variant: str = field(default="private", kw_only=True)
@@ -342,6 +367,17 @@ class DistAIM(_Federation):
         Whether a measurement of a larger pool of clients weighs more in the fit, or all weigh the same as in the paper.
     engine : "ideal" or "shares"
         Compute in the clear what the servers would and count their bytes, or run their protocol: the same results.
+
+    Examples
+    --------
+    >>> frame = pd.DataFrame({"a": [0, 0, 1, 1] * 250, "b": [0, 1, 1, 1] * 250})
+    >>> clients = [frame.iloc[k::10] for k in range(10)]
+    >>> ideal, shares = (
+    ...     DistAIM(Domain.from_shape({"a": 2, "b": 2}), participation=0.5, engine=engine, seed=0).fit(clients)
+    ...     for engine in ("ideal", "shares")
+    ... )
+    >>> shares.sample(500).equals(ideal.sample(500))
+    True
     """
 
     weighting: str = field(default="records", kw_only=True)

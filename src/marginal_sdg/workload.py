@@ -22,6 +22,12 @@ class Workload:
     ``Workload(domain, [("age", "sex")])`` weighs every clique 1. ``closed``: what may be measured is every subset of a
     clique (as in AIM), or (as in MWEM) the cliques themselves. Raises ``DomainError`` for an attribute that the
     domain does not have, ``ConfigError`` for an empty list or a weight that is not positive.
+
+    Examples
+    --------
+    >>> workload = Workload(Domain.from_shape({"a": 3, "b": 4, "c": 2}), [("b", "a"), ("c",)])
+    >>> workload.cliques, workload.closure
+    ((('a', 'b'), ('c',)), (('a',), ('b',), ('c',), ('a', 'b')))
     """
 
     domain: Domain

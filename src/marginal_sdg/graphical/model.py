@@ -34,6 +34,16 @@ class GraphicalModel:
     It is public: a function of paid releases only. ``potentials``: clique -> (n_c,) log-potentials, finite, or -inf in
     a cell that is impossible: no record of the model lies there. Attributes outside all cliques are uniform and
     independent.
+
+    Examples
+    --------
+    >>> domain = Domain.from_shape({"a": 2, "b": 2})
+    >>> model = GraphicalModel(domain, {("a",): np.log([1.0, 3.0])}, total=100)
+    >>> model.marginal(["a", "b"]).round(6)
+    array([[12.5, 12.5],
+           [37.5, 37.5]])
+    >>> len(model.sample(5)), round(model.given({"a": [1]}).total, 6)
+    (5, 75.0)
     """
 
     def __init__(

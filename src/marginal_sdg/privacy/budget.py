@@ -51,7 +51,13 @@ def eps_from_rho_delta(rho: float, delta: float) -> float:
 
 @dataclass(frozen=True)
 class Budget:
-    """What one run may reveal in total: (epsilon, delta) for adding or removing one record."""
+    """What one run may reveal in total: (epsilon, delta) for adding or removing one record.
+
+    Examples
+    --------
+    >>> float(Budget(epsilon=1.0, delta=1e-5).rho)
+    0.030556595197334006
+    """
 
     epsilon: float
     delta: float

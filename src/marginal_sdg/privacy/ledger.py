@@ -88,6 +88,17 @@ class Ledger:
     ``parent``, every charge is paid by that ledger as well, and refused where it cannot pay: so several runs on the
     same records share one budget. Some releases (DP-SGD) have a Renyi divergence that is small at low orders only;
     a ledger pays for them at the one order that turns its budget into rho, by default the best for zCDP.
+
+    Examples
+    --------
+    >>> ledger = Ledger(Budget(epsilon=1.0, delta=1e-5), Source.system())
+    >>> noisy = ledger.gaussian([np.array([120, 80])], Fraction(100), what="sex")
+    >>> ledger.spent, noisy[0].dtype
+    (Fraction(1, 200), dtype('int64'))
+    >>> ledger.gaussian([np.array([120, 80])], Fraction(10), what="sex again")
+    Traceback (most recent call last):
+        ...
+    marginal_sdg.errors.BudgetError: sex again: needs rho 0.05 but 0.0255566 of 0.0305566 is left; ...
     """
 
     def __init__(
