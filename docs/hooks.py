@@ -1,4 +1,4 @@
-"""What joins the site from outside ``docs/pages``: committed results, and the notebooks with their outputs.
+"""What joins the site from outside ``docs/pages``: committed results, notebooks with their outputs, the commands' help.
 
 Results keep the paths that they have in the repository, so that the links between them lead somewhere here too.
 Notebooks are executed, and the first error in one ends the build; with NOTEBOOKS=false they come without outputs.
@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import click
 import jupytext
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.plugins import get_plugin_logger
@@ -19,6 +20,8 @@ from nbconvert.exporters import MarkdownExporter
 from nbconvert.preprocessors import ExecutePreprocessor
 from traitlets.config import Config
 
+from marginal_sdg.cli.app import app
+
 ROOT = Path(__file__).resolve().parent.parent
 LOG = get_plugin_logger("site")
 EXTERNAL = re.compile(r'<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)="(?:https?:)?//[^"]*"')
@@ -26,7 +29,7 @@ RESULTS = ("experiments/results/**/*.md", "experiments/results/**/*.png", "data/
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the results and the notebooks to the pages that mkdocs has found."""
+    """Add the results, the notebooks and the command line to the pages that mkdocs has found."""
     for pattern in RESULTS:
         for path in sorted(ROOT.glob(pattern)):
             name = path.relative_to(ROOT).as_posix()
@@ -34,6 +37,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for path in sorted((ROOT / "docs" / "notebooks").glob("*.py")):
         for name, content in rendered(path, execute=config.extra["execute"]).items():
             files.append(File.generated(config, f"notebooks/{name}", content=content))
+    files.append(File.generated(config, "reference/command_line.md", content=command_line(app, "marginal-sdg")))
     return files
 
 
@@ -42,6 +46,14 @@ def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
     if found := EXTERNAL.search(output):
         LOG.warning("%s fetches from elsewhere: %s", page.file.src_uri, found[0])
     return output
+
+
+def command_line(command: click.Command, name: str, level: int = 1) -> str:
+    """What ``--help`` prints, of a command and of all below it."""
+    with click.Context(command, info_name=name, terminal_width=100) as context:
+        page = f"{'#' * level} {name}\n\n```text\n{command.get_help(context)}\n```\n\n"
+    below = command.commands.values() if isinstance(command, click.Group) else ()
+    return page + "".join(command_line(child, f"{name} {child.name}", 2) for child in below)
 
 
 def rendered(path: Path, *, execute: bool) -> dict[str, str | bytes]:
