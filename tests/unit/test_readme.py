@@ -77,6 +77,11 @@ def test_numbers_in_the_readme_are_those_of_the_committed_results(monkeypatch):
     assert tables.adult_flaim() in text and tables.census() in text
 
 
+def test_the_size_of_an_installation_is_the_measured_one(monkeypatch):
+    monkeypatch.syspath_prepend(README.parent / "experiments")
+    assert importlib.import_module("install").sentence() in README.read_text(encoding="utf-8")
+
+
 def test_the_committed_tables_are_those_of_the_committed_runs(tmp_path, monkeypatch):
     tables = load_tables(monkeypatch)
     assert tables.rebuild(tmp_path) == ["table1", "table2"]
