@@ -43,7 +43,8 @@ ours["AIM"] = error(AIM(table.domain, **common).fit(table))  # everything in one
 ours.round(3)
 
 # %% [markdown]
-# As dots, over the committed runs of the whole figure (means over their seeds, as lines):
+# As dots, over the committed runs of the whole figure (means over their seeds, as lines). One seed may lie well off the
+# mean, NaiveFLAIM's most of all:
 
 # %%
 import matplotlib.pyplot as plt
