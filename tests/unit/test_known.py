@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -122,8 +124,11 @@ def test_public_knowledge_is_in_the_ledger_and_the_report_without_a_charge(domai
     fitted = AIM(domain, rounds=1, workload=4, seed=0, known=known).fit(table)
     told = [caveat for caveat in fitted.ledger.caveats if caveat.startswith("public, no charge")]
     assert "the marginal of a (exact)" in told[0] and "b (standard error 0.01 of all records)" in told[1]
-    text = fitted.report().html()
-    assert told[0] in text and "known exactly" in text and "known: 0.01 of all records" in text
+    report = fitted.report()
+    assert told[0] in report.html() and "known exactly" in report.html()
+    sigma = 0.01 * fitted.model_.total
+    assert f"{sigma:.4g}, known" in report.html() and f"{sigma:.4g}, known" in report.markdown()
+    assert sum(marginal["public"] for marginal in json.loads(report.json())["measured"]) == 2
     assert not any("known" in charge.what for charge in fitted.ledger.charges)
 
 
