@@ -1,7 +1,8 @@
 """What the FLAIM paper says of its figures, held against the committed runs: ``python experiments/statements.py``.
 
-Every statement is a rule on mean errors, written before the runs were looked at; ``results/statements.md`` has the
-verdicts with the numbers behind them. A word like "matches" is 15%, "almost matches" 10%; rules say so.
+Every statement is a rule on mean errors, written before the runs were looked at (those of figures 3e and 3f after);
+``results/statements.md`` has the verdicts with the numbers behind them. A word like "matches" is 15%, "almost matches"
+10%; rules say so.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from marginal_sdg.experiment.targets import Targets
 AIM, DIST, NAIVE = "AIM", "DistAIM", "NaiveFLAIM"
 ORACLE, PRIVATE = "AugFLAIM (Oracle)", "AugFLAIM (Private)"
 FEDERATED = (DIST, NAIVE, ORACLE, PRIVATE)
+FLAIMS = (NAIVE, ORACLE, PRIVATE)
+SHORT, LONG = "{}, s = 1", "{}, s = 4"
 ANNEALED = "adaptive"
 
 Place = float | str
-Errors = dict[str, dict[Place, float]]  # mean error by method and place on the figure's axis
+Errors = dict[str, dict[Place, float]]  # mean error (figure 3f: AUC) by method and place on the figure's axis
 Rule = Callable[[Errors], bool]
 
 
@@ -194,33 +197,80 @@ STATEMENTS = (
         below(PRIVATE, DIST, 1.15, lambda x: x >= 0.1),
         (PRIVATE, DIST),
     ),
+    Statement(
+        "figure3e",
+        "with four local steps errors are not significantly different for small T",
+        "within 15% of one step's at the smallest T, for all three",
+        lambda e: all(abs(ends(e, LONG.format(m))[0] / ends(e, SHORT.format(m))[0] - 1) < 0.15 for m in FLAIMS),
+        tuple(line.format(m) for m in FLAIMS for line in (SHORT, LONG)),
+    ),
+    Statement(
+        "figure3e",
+        "as T grows, the error increases for methods with four local steps",
+        "at the largest T above the best T, and above one step's at the largest T, for all three",
+        lambda e: all(
+            ends(e, LONG.format(m))[1] > max(best(e, LONG.format(m))[0], ends(e, SHORT.format(m))[1]) for m in FLAIMS
+        ),
+        tuple(LONG.format(m) for m in FLAIMS),
+    ),
+    Statement(
+        "figure3f",
+        "more local steps can give better AUC after fewer rounds",
+        "higher with four than with one at the smallest T, for all three",
+        lambda e: all(ends(e, LONG.format(m))[0] > ends(e, SHORT.format(m))[0] for m in FLAIMS),
+        tuple(line.format(m) for m in FLAIMS for line in (SHORT, LONG)),
+    ),
+    Statement(
+        "figure3f",
+        "with four local steps AugFLAIM (Private) matches DistAIM's AUC",
+        "its highest AUC is above 0.97 times DistAIM's highest",
+        lambda e: max(e[LONG.format(PRIVATE)].values()) > 0.97 * max(e[DIST].values()),
+        (LONG.format(PRIVATE), DIST),
+    ),
 )
-AXES = {
-    "figure1": "feature_skew",
-    "figure3a": "epsilon",
-    "figure3b": "rounds",
-    "figure3c": "participation",
-    "figure3d": "partition",
+
+
+@dataclass(frozen=True)
+class Source:
+    """The folder of a figure's runs, its axis, what it shows, and whether its lines are told apart by local steps."""
+
+    folder: str
+    axis: str
+    metric: str = "workload_error"
+    local_steps: bool = False
+
+
+SOURCES = {
+    "figure1": Source("figure1", "feature_skew"),
+    "figure3a": Source("figure3a", "epsilon"),
+    "figure3b": Source("figure3b", "rounds"),
+    "figure3c": Source("figure3c", "participation"),
+    "figure3d": Source("figure3d", "partition"),
+    "figure3e": Source("figure3ef", "rounds", local_steps=True),
+    "figure3f": Source("figure3ef", "rounds", "auc", local_steps=True),
 }
 
 
 def errors_of(figure: str) -> Errors:
     """Mean errors of a figure's runs; empty without runs."""
-    file = RESULTS / figure / "runs.csv"
+    source = SOURCES[figure]
+    file = RESULTS / source.folder / "runs.csv"
     found: Errors = {}
     for summary in summarise(read_rows(file), Targets()) if file.is_file() else ():
-        value = getattr(summary.cell, AXES[figure])
+        value = getattr(summary.cell, source.axis)
         if isinstance(value, str) and value.startswith("dirichlet:"):
             value = value.removeprefix("dirichlet:")
         place: Place = "" if value is None else value if value == ANNEALED else float(value)
-        found.setdefault(summary.cell.method, {})[place] = summary.estimates["workload_error"].mean
+        steps = summary.cell.local_steps if source.local_steps else None
+        line = f"{summary.cell.method}, s = {steps}" if steps else summary.cell.method
+        found.setdefault(line, {})[place] = summary.estimates[source.metric].mean
     return found
 
 
 def verdicts() -> list[dict[str, str]]:
     """One row per statement whose figure has runs."""
     rows = []
-    found = {figure: errors_of(figure) for figure in AXES}
+    found = {figure: errors_of(figure) for figure in SOURCES}
     for statement in STATEMENTS:
         errors = found[statement.figure]
         if not errors:

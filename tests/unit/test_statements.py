@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 from pathlib import Path
 
 import pytest
@@ -35,14 +36,16 @@ def test_no_statement_holds_for_every_outcome(statements):
     order = [statements.AIM, statements.DIST, statements.PRIVATE, statements.ORACLE, statements.NAIVE]
     for statement in statements.STATEMENTS:
         seen = set()
-        for ranks in (order, order[::-1]):
-            for slope in (-1, 1):
-                places = {
-                    x: 1 + slope * 0.08 * i for i, x in enumerate((0.05, 0.2, 1.0, 2.0, 8.0, 16.0, 32.0, 64.0, 100.0))
-                }
-                line = {method: {x: (k + 1) * e for x, e in places.items()} for k, method in enumerate(ranks)}
-                for k, method in enumerate(ranks):
-                    annealed = 0.1 if (method == statements.AIM) is (slope < 0) else 99.0
-                    line[method] |= {"adaptive": annealed, "": 1.0 + k}
-                seen.add(statement.holds(line))
+        for ranks, slope, many in itertools.product((order, order[::-1]), (-1, 1), (0.5, 1.05)):
+            places = {
+                x: 1 + slope * 0.08 * i for i, x in enumerate((0.05, 0.2, 1.0, 2.0, 8.0, 16.0, 32.0, 64.0, 100.0))
+            }
+            line = {method: {x: (k + 1) * e for x, e in places.items()} for k, method in enumerate(ranks)}
+            for method in statements.FLAIMS:
+                line[f"{method}, s = 1"] = line[method]
+                line[f"{method}, s = 4"] = {x: many * e for x, e in line[method].items()}
+            for k, method in enumerate(ranks):
+                annealed = 0.1 if (method == statements.AIM) is (slope < 0) else 99.0
+                line[method] = line[method] | {"adaptive": annealed, "": 1.0 + k}
+            seen.add(statement.holds(line))
         assert seen == {True, False}, statement.said
