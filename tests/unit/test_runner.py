@@ -5,16 +5,22 @@ from __future__ import annotations
 import csv
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from marginal_sdg import __version__
+from marginal_sdg.experiment import cluster
 from marginal_sdg.experiment.grid import Run
 from marginal_sdg.experiment.pool import Work
 from marginal_sdg.experiment.runner import BAD_INPUT, DONE, FAILED, INTERRUPTED, main
@@ -153,6 +159,8 @@ def test_an_interrupted_sweep_goes_on_from_where_it_was(place: Place, capsys: py
         (["--workers", "-1"], "--workers -1 is not allowed; give a whole number from 0 to 1024"),
         (["--workers", "two"], "argument --workers: invalid int value: 'two'; see --help"),
         (["--wrokers", "2"], "unrecognized arguments: --wrokers 2; see --help"),
+        (["--backend", "spark"], "--backend spark is not known; give local, dask, ray, or an address"),
+        (["--backend", "dask"], "--workers 0 runs in this process, which --backend dask does not; give 1 or more"),
         (["--out", "configs/given.yaml"], "is a file; give a folder"),
         (["--config", "given2"], "config: no file 'given2' (did you mean 'given'?); configs/ has given"),
     ],
@@ -293,6 +301,120 @@ def test_ctrl_c_stops_workers_and_keeps_what_is_finished(place: Place) -> None:
     assert running.returncode == INTERRUPTED
     assert err == "interrupted: finished runs are kept, the same call goes on from there\n"
     assert 2 <= len(place.rows()) < 200
+
+
+# -- clusters
+
+LOSING = """
+import os, signal, sys, time
+from pathlib import Path
+from marginal_sdg.experiment import main
+
+FOLDER = Path(sys.argv[1])
+
+def work(run, emit):
+    emit({"event": "round", "round": 1, "rounds": 1, "selected": [("age",)], "rho_spent": 0.0})
+    mark = FOLDER / f"started-{run.config_hash}-{os.getpid()}"
+    mark.touch()
+    first = len(list(FOLDER.glob(f"started-{run.config_hash}-*"))) == 1
+    time.sleep(1)  # Dask does not replace a worker that dies in the moment in which it starts
+    if run.seed == 2 or (run.seed == 1 and first):  # one kills every worker it gets, the other the first alone
+        os.kill(os.getpid(), signal.SIGKILL)
+    threads = os.environ.get("OMP_NUM_THREADS")
+    return run.params.model_dump() | {"workload_error": 0.1, "nll": 1.0, "privacy": threads}
+
+if __name__ == "__main__":
+    sys.exit(main(root=Path(sys.argv.pop(1)), work=work))
+"""
+
+
+QUICKLY = {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["dask", "ray"])
+def test_a_cluster_repeats_the_run_of_a_lost_worker_and_counts_none_twice(place: Place, engine: str) -> None:
+    module = {"dask": "distributed", "ray": "ray"}[engine]
+    pytest.importorskip(module, reason=f"{module} is not installed: pip install 'marginal-sdg[{engine}]'")
+    process = Process(place)
+    process.script.write_text(LOSING)
+    running = process.start("--set", "method=AIM", "--set", "seeds=4", "--backend", engine, workers=2, **QUICKLY)
+    out, err = running.communicate(timeout=500)
+    assert running.returncode == FAILED, err
+    assert sorted(row["seed"] for row in place.rows()) == ["0", "1", "3"]
+    assert len(list(place.folder.glob("started-*"))) >= 3 + 1 + 2
+    assert "FAILED AIM, seed 2: lost by the cluster: " in err
+    assert {row["privacy"] for row in place.rows()} == {"1"}  # one BLAS thread in each worker
+    events = [json.loads(line) for line in (place.out / "events.jsonl").read_text().splitlines()]
+    assert Counter(event["seed"] for event in events) == {0: 1, 1: 1, 2: 1, 3: 1}  # of lost attempts: none
+    assert "[3/4] AIM" in out
+
+
+class Engine:
+    """A cluster of which the second task's worker is lost for good; it takes the place of Dask."""
+
+    @contextmanager
+    def __call__(self, address: str, workers: int) -> Iterator[Any]:
+        self.given = address, workers
+        self.tasks = 0
+        yield self.submit
+
+    def submit(self, function: Any, *arguments: Any) -> Future[Any]:
+        self.tasks += 1
+        future: Future[Any] = Future()
+        if self.tasks == 2:
+            future.set_exception(RuntimeError("the worker\nis gone. Look at its logs."))
+        else:
+            future.set_result(function(*pickle.loads(pickle.dumps(arguments))))
+        return future
+
+
+def test_what_a_cluster_returns_is_written_here(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = Engine()
+    monkeypatch.setitem(cluster.ENGINES, "dask", ("json", engine))
+    call = ["--workers", "3", "--backend", "dask:tcp://host:1"]
+    assert place.run(*call) == FAILED
+    assert (engine.given, engine.tasks, len(place.rows())) == (("tcp://host:1", 3), 6, 5)
+    assert "seed 0: lost by the cluster: the worker is gone\n" in capsys.readouterr().err
+    events = [json.loads(line) for line in (place.out / "events.jsonl").read_text().splitlines()]
+    assert Counter(event["event"] for event in events) == {"round": 5, "failed": 1}
+    assert place.run(*call) == DONE
+    assert len({row["config_hash"] for row in place.rows()}) == len(place.rows()) == 6
+    assert engine.tasks == 1  # only the one that was lost
+
+
+def test_a_worker_with_another_version_is_refused(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @contextmanager
+    def engine(address: str, workers: int) -> Iterator[Any]:
+        with ThreadPoolExecutor(1) as pool:
+            yield lambda function, work, version, run: pool.submit(function, work, "0.0.1", run)
+
+    monkeypatch.setitem(cluster.ENGINES, "ray", ("json", engine))
+    assert place.run("--workers", "1", "--backend", "ray") == FAILED
+    assert place.rows() == []
+    assert f"a worker has marginal_sdg {__version__} where 0.0.1 is needed" in capsys.readouterr().err
+
+
+def test_a_missing_engine_is_one_line(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(cluster.ENGINES, "ray", ("no_such_package", None))
+    assert place.run("--workers", "1", "--backend", "ray:auto") == BAD_INPUT
+    assert capsys.readouterr().err.endswith("needs a package that is not here; pip install 'marginal-sdg[ray]'\n")
+    assert not place.out.exists()
+
+
+@pytest.mark.slow
+def test_an_address_where_nobody_is_is_one_line(place: Place, capfd: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("distributed", reason="distributed is not installed: pip install 'marginal-sdg[dask]'")
+    process = Process(place).start("--backend", "dask:tcp://127.0.0.1:9", workers=1)
+    _, err = process.communicate(timeout=120)
+    assert (process.returncode, err.count("\n"), place.out.exists()) == (BAD_INPUT, 1, False)
+    assert err.startswith("error: --backend dask:tcp://127.0.0.1:9: no scheduler answers there (")
 
 
 # -- real runs

@@ -31,11 +31,11 @@ READY = "ready"
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
-def run_all(runs: Sequence[Run], work: Work, workers: int, on_message: OnMessage) -> None:
+def run_all(runs: Sequence[Run], work: Work, on_message: OnMessage, *, workers: int) -> None:
     """Do all runs; ``on_message`` is called in this process. ``workers=0`` works here, without processes."""
     if workers == 0:
         for run in runs:
-            kind, payload = _attempt(work, run, partial(on_message, run, "event"))
+            kind, payload = attempt(work, run, partial(on_message, run, "event"))
             on_message(run, kind, payload)
         return
     pool = _Pool(list(runs), work, on_message)
@@ -45,7 +45,8 @@ def run_all(runs: Sequence[Run], work: Work, workers: int, on_message: OnMessage
         pool.stop()
 
 
-def _attempt(work: Work, run: Run, emit: Callable[[Event], None]) -> tuple[str, dict[str, Any]]:
+def attempt(work: Work, run: Run, emit: Callable[[Event], None]) -> tuple[str, dict[str, Any]]:
+    """Do one run: ("done", its row) or ("failed", why)."""
     try:
         return "done", work(run, emit)
     except (BrokenPipeError, EOFError):  # the parent is gone: nobody to tell
@@ -60,7 +61,7 @@ def _serve(connection: Connection, work: Work) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     try:
         while (run := connection.recv()) is not None:
-            connection.send(_attempt(work, run, lambda event: connection.send(("event", event))))
+            connection.send(attempt(work, run, lambda event: connection.send(("event", event))))
     except (BrokenPipeError, ConnectionResetError, EOFError):
         return
 

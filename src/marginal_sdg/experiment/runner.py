@@ -16,10 +16,11 @@ from rich.console import Console
 
 from marginal_sdg import __version__
 from marginal_sdg.errors import ConfigError, MarginalSDGError
+from marginal_sdg.experiment.cluster import LOCAL, DoAll, check_backend, workforce
 from marginal_sdg.experiment.config import Config, find_config, load_config
 from marginal_sdg.experiment.grid import Run, cells, expand, varying
 from marginal_sdg.experiment.outputs import write_outputs
-from marginal_sdg.experiment.pool import Work, run_all
+from marginal_sdg.experiment.pool import Work
 from marginal_sdg.experiment.progress import display, say, show_table
 from marginal_sdg.experiment.store import Store, write_atomically
 from marginal_sdg.experiment.summary import summarise, table
@@ -49,8 +50,8 @@ def main(argv: Sequence[str] | None = None, *, root: Path | None = None, work: W
         sweep = _sweep(options, root)
         if options.dry_run:
             return _dry_run(sweep, options.workers)
-        with Store(sweep.folder) as store:
-            return _run(sweep, store, work or _real_work, options.workers, root)
+        with workforce(options.backend, options.workers) as do_all, Store(sweep.folder) as store:
+            return _run(sweep, store, do_all, work or _real_work, root)
     except MarginalSDGError as error:
         say(Console(stderr=True), f"error: {' '.join(str(error).split())}")
         return BAD_INPUT
@@ -90,6 +91,12 @@ def _parser() -> argparse.ArgumentParser:
         "--workers", type=int, metavar="N", default=os.cpu_count() or 1, help="processes; 0 runs in this one"
     )
     parser.add_argument(
+        "--backend",
+        default=LOCAL,
+        metavar="WHERE",
+        help="local (default), dask or ray; a running cluster by its address: dask:tcp://host:8786, ray:host:6379",
+    )
+    parser.add_argument(
         "--resume", action="store_true", help="go on where an earlier call stopped; what happens anyway"
     )
     parser.add_argument("--dry-run", action="store_true", help="print the plan, read no data, write nothing")
@@ -100,6 +107,7 @@ def _sweep(options: argparse.Namespace, root: Path) -> Sweep:
     """Everything that can be wrong with the input is found here, before anything is read or written."""
     if not 0 <= options.workers <= 1024:
         raise ConfigError(f"--workers {options.workers} is not allowed; give a whole number from 0 to 1024")
+    check_backend(options.backend, options.workers)
     quick = options.profile == "quick"
     config = load_config(find_config(options.config, root / "configs"), options.overrides, quick=quick)
     folder: Path = options.out or Path("results") / (config.name + ("-quick" if quick else ""))
@@ -116,7 +124,7 @@ def _dry_run(sweep: Sweep, workers: int) -> int:
     return DONE
 
 
-def _run(sweep: Sweep, store: Store, work: Work, workers: int, root: Path) -> int:
+def _run(sweep: Sweep, store: Store, do_all: DoAll, work: Work, root: Path) -> int:
     finished = store.finished()
     waiting = [run for run in sweep.runs if run.config_hash not in finished]
     stamp = {"version": __version__, "git_commit": git_commit(root)}
@@ -141,7 +149,7 @@ def _run(sweep: Sweep, store: Store, work: Work, workers: int, root: Path) -> in
             shown.failed(run, payload["error"])
 
     try:
-        run_all(waiting, work, workers, on_message)
+        do_all(waiting, work, on_message)
     finally:
         shown.close()
     rows = store.rows()
