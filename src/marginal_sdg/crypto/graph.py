@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from itertools import accumulate
-from math import comb
+from math import comb, perm
 
 import numpy as np
 
@@ -103,4 +103,4 @@ def divided_failure(size: int, degree: int) -> Fraction:
     missing = int(CORRUPT * size) + int(DROPOUTS * size)
     if missing < degree:
         return Fraction(0)
-    return Fraction(comb(size, 2) * comb(size - degree, missing - degree), comb(size, missing))
+    return Fraction(comb(size, 2) * perm(missing, degree), perm(size, degree))
