@@ -11,6 +11,7 @@ import numpy.typing as npt
 from marginal_sdg.domain import Clique
 
 Floats = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.int64]
 
 PUBLIC = 0.01  # a fit takes no public knowledge for more precise than that, relative to the noise of what was paid for
 
@@ -49,7 +50,7 @@ class Measurement:
     """
 
     clique: Clique
-    counts: npt.NDArray[np.int64]
+    counts: Counts
     sigma: float
     records: float | None = None
     confidence: float | None = None

@@ -14,6 +14,7 @@ from marginal_sdg.backends.base import Backend
 from marginal_sdg.backends.federated import FederatedBackend
 from marginal_sdg.backends.holders import Records
 from marginal_sdg.backends.ideal_pool import IdealPool
+from marginal_sdg.backends.local_clients import LocalClients
 from marginal_sdg.backends.plaintext import AIM_COSTS, PlaintextBackend
 from marginal_sdg.backends.share_pool import SharePool
 from marginal_sdg.backends.shared import SharedBackend
@@ -333,8 +334,12 @@ class FLAIM(_Federation):
             raise ConfigError(f"local_steps: must be 1 where the server draws the cliques, got {self.local_steps}")
         costs = flaim_costs(variant, len(workload.one_way), self.local_steps, sound=self._sound)
         tables, account, public = self._prepare(clients, costs, budget, ledger, private=variant.private)
+        secure_sum = IdealSecureSum() if self.secagg == "ideal" else MaskedSum(self._keys.key)
+        members = LocalClients(
+            tables, workload, public, variant=variant, local_steps=self.local_steps, secure_sum=secure_sum
+        )
         backend = FederatedBackend(
-            tables,
+            members,
             workload,
             account,
             public,
@@ -344,10 +349,9 @@ class FLAIM(_Federation):
             size_variance=1 / (2 * SIZE_SHARE * account.allowance) if self._sound else None,
             padded=self.cohort == "padded",
             min_cohort=self.min_cohort,
-            secure_sum=IdealSecureSum() if self.secagg == "ideal" else MaskedSum(self._keys.key),
         )
         self._run(backend, workload, account, start_rounds=8 * len(self.domain))
-        self.communication_ = backend.traffic.summary()
+        self.communication_ = members.traffic.summary()
         return self
 
 

@@ -11,9 +11,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from marginal_sdg.backends.adaptive import cut_scores
-from marginal_sdg.backends.client import Client
+from marginal_sdg.backends.base import Candidates
+from marginal_sdg.backends.client import Client, score
 from marginal_sdg.backends.distance import NAMES, Distance
-from marginal_sdg.backends.federated import _membership
 from marginal_sdg.crypto.ckks.polynomial import absolute
 from marginal_sdg.domain import Domain
 from marginal_sdg.encoding import Table
@@ -40,12 +40,8 @@ LAYOUT = Layout(DOMAIN, WORKLOAD.closure)
 def scores(records, size, model, reference):
     """The scores of a client as the federated backend computes them."""
     table = Table(DOMAIN, np.array(records, dtype=np.int32).reshape(-1, 2))
-    (distances,) = Answers(LAYOUT, [table]).l1_distances(model, [size])
-    skew = 0.0
-    if reference is not None:
-        skew = Client(table, WORKLOAD, size).mean_skew(reference, _membership(WORKLOAD.one_way, LAYOUT.cliques))
-    weights = WORKLOAD.importance / WORKLOAD.importance.max()
-    return quality(weights, distances, 2.0, WORKLOAD.cells, skew)
+    candidates = Candidates(LAYOUT, WORKLOAD.importance / WORKLOAD.importance.max(), WORKLOAD.cells)
+    return score([Client(table, WORKLOAD, size)], candidates, model, 2.0, reference)[0]
 
 
 def distributions(rng):

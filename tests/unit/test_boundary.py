@@ -64,8 +64,8 @@ MAY_COUNT = {
     "backends/plaintext.py",
     "backends/adaptive.py",
     "baselines/conditions.py",
-    "backends/federated.py",
     "backends/client.py",
+    "backends/local_clients.py",
     "backends/ideal_pool.py",
     "backends/sealed.py",
     "backends/tally.py",
@@ -303,9 +303,9 @@ class Sized(PlaintextBackend):
 class Weighted(FederatedBackend):
     """Weighs measurements by the exact number of records."""
 
-    def _measurement(self, clique, counts, step, size):
-        exact = sum(len(client.table) for client in self._clients)
-        return replace(super()._measurement(clique, counts, step, size), confidence=float(exact))
+    def _release(self, *terms):
+        exact = sum(len(client.table) for client in self._clients.members)
+        return [replace(measurement, confidence=float(exact)) for measurement in super()._release(*terms)]
 
 
 @pytest.mark.parametrize(

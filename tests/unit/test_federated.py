@@ -10,6 +10,7 @@ import pytest
 from marginal_sdg import FLAIM, Domain, Table
 from marginal_sdg.backends.base import PublicState, pick_from
 from marginal_sdg.backends.federated import FederatedBackend
+from marginal_sdg.backends.local_clients import LocalClients
 from marginal_sdg.backends.variants import VARIANTS
 from marginal_sdg.crypto.masking import MaskedSum
 from marginal_sdg.crypto.secagg import IdealSecureSum
@@ -27,16 +28,17 @@ STEP = Step(0, variance=Fraction(1, 10_000), epsilon2=Fraction(1))
 
 def make(domain, tables, *, variant="private", sound=True, secure_sum=None, participation=1.0, **terms):
     ledger = Ledger(Budget(900_000.0, 1e-5), Source.seeded(0))
+    workload, source = Workload.random(domain, 4), Source.seeded(1)
+    members = LocalClients(tables, workload, source, variant=VARIANTS[variant], local_steps=1, secure_sum=secure_sum)
     backend = FederatedBackend(
-        tables,
-        Workload.random(domain, 4),
+        members,
+        workload,
         ledger,
-        Source.seeded(1),
+        source,
         variant=VARIANTS[variant],
         participation=participation,
         local_steps=1,
         size_variance=Fraction(1, 10_000) if sound else None,
-        secure_sum=secure_sum,
         **terms,
     )
     return backend, ledger
@@ -263,8 +265,8 @@ def test_padded_rounds_ask_the_same_of_every_participant(domain, clients):
     }
     assert length == sum(domain.size(clique) + 2 for clique in [*selection.picks, *((name,) for name in domain)])
     for kind in ("ideal", "wire"):
-        assert len(set(backend.traffic.of(kind, "client", "sent").tolist())) == 1
-    assert len(set(backend.traffic.of("paper", "client", "sent").tolist())) > 1
+        assert len(set(backend._clients.traffic.of(kind, "client", "sent").tolist())) == 1
+    assert len(set(backend._clients.traffic.of("paper", "client", "sent").tolist())) > 1
 
 
 def test_by_clique_only_those_contribute_who_picked_it(domain, clients):
@@ -273,7 +275,7 @@ def test_by_clique_only_those_contribute_who_picked_it(domain, clients):
     sums = watched.asked[len(domain) :]
     assert [set(contributions) for contributions, *_ in sums[:-1]] == [set(who) for who in selection.picks.values()]
     assert set(sums[-1][0]) == set(range(10))  # the 1-way marginals are of everybody
-    assert len(set(backend.traffic.of("wire", "client", "sent").tolist())) > 1
+    assert len(set(backend._clients.traffic.of("wire", "client", "sent").tolist())) > 1
 
 
 def test_a_clique_that_too_few_picked_is_paid_for_and_not_measured(domain, clients):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
+from marginal_sdg.backends.base import Candidates
 from marginal_sdg.domain import Clique
 from marginal_sdg.encoding import Table
-from marginal_sdg.marginals import contingency, grid_step
+from marginal_sdg.marginals import Answers, contingency, grid_step
+from marginal_sdg.scores import quality
 from marginal_sdg.workload import Workload
 
 Floats = npt.NDArray[np.float64]
@@ -46,7 +49,7 @@ class Client:
         """What the client puts into a secure sum: (cells + 2,), its marginal, its size, and 1 for taking part."""
         return np.concatenate([self.counts(clique), [int(self.size), 1]])
 
-    def skew(self, reference: dict[Clique, Floats]) -> Floats:
+    def skew(self, reference: Mapping[Clique, Floats]) -> Floats:
         """||M_j(D_k) - scale * reference_j||_1 for every attribute j of the workload: (d,) records.
 
         Expected counts are rounded to multiples of :func:`grid_step`, so that the norms are exact.
@@ -55,7 +58,7 @@ class Client:
         expected = {clique: np.rint(self.scale / step * reference[clique]) * step for clique in self.one_way}
         return np.array([np.abs(counts - expected[clique]).sum() for clique, counts in self.one_way.items()])
 
-    def mean_skew(self, reference: dict[Clique, Floats], members: npt.NDArray[np.bool_]) -> Floats:
+    def mean_skew(self, reference: Mapping[Clique, Floats], members: npt.NDArray[np.bool_]) -> Floats:
         """Mean of the skews of each candidate's attributes, rounded down to the grid: (Q,) records.
 
         ``members``: (d, Q), which attributes belong to which candidate. Rounding down a mean of exact norms keeps its
@@ -64,3 +67,32 @@ class Client:
         step = grid_step(self.scale)
         mean: Floats = np.floor_divide(self.skew(reference) / step @ members, members.sum(axis=0)) * step
         return mean
+
+
+def score(
+    clients: Sequence[Client],
+    candidates: Candidates,
+    model: Floats,
+    sigma: float,
+    skew: Mapping[Clique, Floats] | Floats | None,
+) -> Floats:
+    """Scores of all candidates at every client, counted in one pass: (clients, Q).
+
+    ``model``: its distribution in the cells of the candidates' layout. ``skew``: what the heterogeneity term compares
+    a client with: noisy 1-way distributions, exact ones in the same cells (Oracle), or nothing.
+    Source: FLAIM Algorithm 1 line 6.
+    """
+    scales = [client.scale for client in clients]
+    answers = Answers(candidates.layout, [client.table for client in clients])
+    tau: Floats | float = 0.0
+    if isinstance(skew, np.ndarray):
+        tau = answers.l1_distances(skew, scales)
+    elif skew is not None:
+        members = _membership(clients[0].workload.one_way, candidates.layout.cliques)
+        tau = np.array([client.mean_skew(skew, members) for client in clients])
+    return quality(candidates.weights, answers.l1_distances(model, scales), sigma, candidates.cells, tau)
+
+
+def _membership(one_way: Sequence[Clique], cliques: Sequence[Clique]) -> npt.NDArray[np.bool_]:
+    """(d, Q): whether attribute j belongs to clique q."""
+    return np.array([[attribute in clique for clique in cliques] for (attribute,) in one_way])

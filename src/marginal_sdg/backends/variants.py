@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from marginal_sdg.domain import Clique
+from marginal_sdg.release import Counts, Measurement
 from marginal_sdg.schedule import Costs
 
 
@@ -34,6 +36,22 @@ class Variant:
     def private(self) -> bool:
         """False where exact global counts steer the method: a reference for research, not a release."""
         return self.heterogeneity != "oracle" and self.weighting != "exact"
+
+    @property
+    def skewed(self) -> bool:
+        """Whether clients subtract a heterogeneity term from their scores."""
+        return self.heterogeneity != "none"
+
+    @property
+    def ways(self) -> range:
+        """How many attributes a candidate may have."""
+        return range(self.smallest, self.largest + 1)
+
+    def measurement(self, clique: Clique, counts: Counts, sigma: float, size: float, *, sound: bool) -> Measurement:
+        """A noisy marginal of clients with ``size`` records, noisy ones (``sound``) or exact, with its weight."""
+        records = max(size, 1.0) if sound else float(counts.sum()) or None
+        confidence = {"equal": None, "exact": size, "estimated": records}[self.weighting]
+        return Measurement(clique, counts, sigma, records, confidence)
 
 
 VARIANTS = {

@@ -11,6 +11,7 @@ import numpy.typing as npt
 Accounting = Literal["paper", "ideal", "wire"]
 ACCOUNTINGS: tuple[Accounting, ...] = get_args(Accounting)
 PARTIES, WAYS = ("client", "server"), ("sent", "received")
+WORD = 8  # bytes, of every number in the papers' accounting
 COLUMNS = tuple(f"{party}_{way}_{kind}_bytes" for kind in ACCOUNTINGS for party in PARTIES for way in WAYS)
 
 
@@ -37,6 +38,12 @@ class Traffic:
         senders = list(clients)
         self._bytes[kind, "client", "sent"][senders] += size
         self._bytes[kind, "server", "received"][server] += size * len(senders)
+
+    def beside(self, clients: Iterable[int], payload: int, header: int) -> None:
+        """Each of ``clients`` sends the server a message that the paper's accounting leaves out."""
+        senders = list(clients)
+        self.to_server("ideal", senders, payload)
+        self.to_server("wire", senders, header + payload)
 
     def to_clients(self, kind: Accounting, clients: Iterable[int], size: int, server: int = 0) -> None:
         """Each of ``clients`` (named once) receives ``size`` bytes from a server."""

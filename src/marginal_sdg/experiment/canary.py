@@ -19,8 +19,8 @@ import numpy.typing as npt
 from marginal_sdg import synthesizers
 from marginal_sdg.backends.base import Backend, PublicState
 from marginal_sdg.backends.federated import FederatedBackend
+from marginal_sdg.backends.local_clients import LocalClients
 from marginal_sdg.backends.plaintext import PlaintextBackend
-from marginal_sdg.crypto.traffic import Traffic
 from marginal_sdg.domain import Clique, Domain
 from marginal_sdg.encoding import Table
 from marginal_sdg.generators import make_generator
@@ -193,15 +193,14 @@ class TellsTotal(WatchedCurator):
 class WatchedFederation(FederatedBackend):
     """FLAIM's backend with a witness; the canary, if there is one, is at client 0, and every client takes part."""
 
-    def __init__(
-        self, tables: Sequence[Table], workload: Workload, ledger: Ledger, source: Source, **terms: Any
-    ) -> None:
+    def __init__(self, clients: LocalClients, workload: Workload, ledger: Ledger, source: Source, **terms: Any) -> None:
         both: tuple[Table, Table] = terms.pop("worlds")
         self._witness: Witness = terms.pop("witness")
-        super().__init__(tables, workload, ledger, source, **terms)
+        super().__init__(clients, workload, ledger, source, **terms)
+        self._members = clients
         homes = [_clients(world, with_canary=i == 1)[0] for i, world in enumerate(both)]
         if terms["size_variance"] is not None:
-            excess = self._clients[0].size - len(homes[0])
+            excess = self._sizes[0] - len(homes[0])
             self._witness.evidence += count_evidence(excess, float(terms["size_variance"]))
         self._twins = [self._twin(home) for home in homes]
 
@@ -209,10 +208,9 @@ class WatchedFederation(FederatedBackend):
         """The same federation with another table at client 0; sizes that were released stay as they were."""
         twin = FederatedBackend.__new__(FederatedBackend)
         twin.__dict__.update(self.__dict__)
-        size = self._clients[0].size if self._sound else float(len(home))
-        twin._clients = [replace(self._clients[0], table=home, size=size), *self._clients[1:]]
+        size = self._sizes[0] if self._sound else float(len(home))
+        twin._clients = self._members.with_first(replace(self._members.members[0], table=home, size=size))
         twin._rng = np.random.default_rng(0)  # participation is 1
-        twin.traffic = Traffic(len(self._clients))
         return twin
 
     def initialise(self, cliques: Sequence[Clique], step: Step, ledger: Ledger) -> list[Measurement]:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from marginal_sdg import synthesizers
+from marginal_sdg.backends.clients import Clients
 from marginal_sdg.backends.federated import FederatedBackend
 from marginal_sdg.domain import Clique, Domain
 from marginal_sdg.encoding import Table
@@ -74,12 +75,10 @@ class WatchedSums(FederatedBackend):
     ``homes``: (canaries,) the client of each.
     """
 
-    def __init__(
-        self, tables: Sequence[Table], workload: Workload, ledger: Ledger, source: Source, **terms: Any
-    ) -> None:
+    def __init__(self, clients: Clients, workload: Workload, ledger: Ledger, source: Source, **terms: Any) -> None:
         self._homes: npt.NDArray[np.intp] = terms.pop("homes")
         self._evidence: Floats = terms.pop("evidence")
-        super().__init__(tables, workload, ledger, source, **terms)
+        super().__init__(clients, workload, ledger, source, **terms)
 
     def initialise(self, cliques: Sequence[Clique], step: Step, ledger: Ledger) -> list[Measurement]:
         """Watched: every client is in every sum."""
