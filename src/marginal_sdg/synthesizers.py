@@ -11,6 +11,7 @@ import pandas as pd
 
 from marginal_sdg.backends.adaptive import adapt, check_bins
 from marginal_sdg.backends.base import Backend
+from marginal_sdg.backends.clients import Clients, Federation
 from marginal_sdg.backends.federated import FederatedBackend
 from marginal_sdg.backends.holders import Records
 from marginal_sdg.backends.ideal_pool import IdealPool
@@ -256,15 +257,25 @@ class _Federation(Synthesizer):
     client_level: bool = field(default=False, kw_only=True)
 
     def _prepare(
-        self, clients: Sequence[Records], costs: Costs, budget: Budget, ledger: Ledger | None, *, private: bool = True
+        self,
+        clients: Sequence[Records] | Federation,
+        costs: Costs,
+        budget: Budget,
+        ledger: Ledger | None,
+        *,
+        private: bool = True,
     ) -> tuple[list[Table], Ledger, Source]:
         """The clients' tables, this fit's ledger, public randomness; all that can be wrong is found first."""
         if not 0 < self.participation <= 1:
             raise ConfigError(f"participation: must be above 0 and at most 1, got {self.participation}")
         plan_schedule(self.rounds, costs, budget.rho, self.gaussian_share, 1)
-        if isinstance(clients, pd.DataFrame | Table) or not len(clients):
+        tables: list[Table] = []
+        if isinstance(clients, Federation):
+            self._keep_types([])
+        elif isinstance(clients, pd.DataFrame | Table) or not len(clients):
             raise DataError("fit: needs a non-empty list with one table per client")
-        tables = [self._encoded(table) for table in clients]
+        else:
+            tables = [self._encoded(table) for table in clients]
         noise, public = self._sources()
         if self.client_level:
             tables = [_at_most(self.records_per_person, table, public) for table in tables]
@@ -318,9 +329,10 @@ class FLAIM(_Federation):
     cohort: str = field(default="padded", kw_only=True)
     min_cohort: int = field(default=2, kw_only=True)
 
-    def fit(self, clients: Sequence[Records], *, ledger: Ledger | None = None) -> FLAIM:
+    def fit(self, clients: Sequence[Records] | Federation, *, ledger: Ledger | None = None) -> FLAIM:
         """Spend the budget on the clients' tables. Raises before anything is spent where an input is wrong.
 
+        ``clients``: their tables, or clients elsewhere, which are asked by messages; see ``flower``.
         ``ledger``: a ledger that several fits on the same records share; it must be able to pay this one's budget.
         """
         budget, workload = self._checked()
@@ -332,12 +344,18 @@ class FLAIM(_Federation):
         variant = VARIANTS[self.variant]
         if variant.picks == "server" and self.local_steps > 1:
             raise ConfigError(f"local_steps: must be 1 where the server draws the cliques, got {self.local_steps}")
+        if isinstance(clients, Federation):
+            self._check_elsewhere()
         costs = flaim_costs(variant, len(workload.one_way), self.local_steps, sound=self._sound)
         tables, account, public = self._prepare(clients, costs, budget, ledger, private=variant.private)
-        secure_sum = IdealSecureSum() if self.secagg == "ideal" else MaskedSum(self._keys.key)
-        members = LocalClients(
-            tables, workload, public, variant=variant, local_steps=self.local_steps, secure_sum=secure_sum
-        )
+        members: Clients
+        if isinstance(clients, Federation):
+            members = clients.recruit(workload, variant, budget, self.records_per_person, self._keys)
+        else:
+            secure_sum = IdealSecureSum() if self.secagg == "ideal" else MaskedSum(self._keys.key)
+            members = LocalClients(
+                tables, workload, public, variant=variant, local_steps=self.local_steps, secure_sum=secure_sum
+            )
         backend = FederatedBackend(
             members,
             workload,
@@ -349,10 +367,28 @@ class FLAIM(_Federation):
             size_variance=1 / (2 * SIZE_SHARE * account.allowance) if self._sound else None,
             padded=self.cohort == "padded",
             min_cohort=self.min_cohort,
+            least=clients.least if isinstance(clients, Federation) else 1,
         )
         self._run(backend, workload, account, start_rounds=8 * len(self.domain))
         self.communication_ = members.traffic.summary()
         return self
+
+    def _check_elsewhere(self) -> None:
+        """What clients can do that share nothing with the server but messages."""
+        needed = {
+            "calibration": "sound",
+            "secagg": "masks",
+            "cohort": "padded",
+            "local_steps": 1,
+            "client_level": False,
+        }
+        for name, value in needed.items():
+            if getattr(self, name) != value:
+                raise ConfigError(f"{name}: must be {value!r} where clients are elsewhere, got {getattr(self, name)!r}")
+        if not VARIANTS[self.variant].private:
+            raise ConfigError(
+                f"variant: {self.variant!r} needs all records in one place; with clients elsewhere, 'private'"
+            )
 
 
 @dataclass(eq=False)

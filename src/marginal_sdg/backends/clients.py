@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from marginal_sdg.backends.base import PublicState
+from marginal_sdg.backends.variants import Variant
 from marginal_sdg.crypto.traffic import Traffic
 from marginal_sdg.domain import Clique, Domain
+from marginal_sdg.privacy.budget import Budget
 from marginal_sdg.privacy.ledger import Ledger
+from marginal_sdg.privacy.noise import Source
 from marginal_sdg.schedule import Step
+from marginal_sdg.workload import Workload
 
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
@@ -36,10 +40,14 @@ class Request:
 
 @dataclass(frozen=True)
 class Question:
-    """One secure sum over ``cohort`` of everything requested; who is no contributor adds zeros."""
+    """One secure sum over ``cohort`` of everything requested; who is no contributor adds zeros.
+
+    ``news``: how many requests the cohort must be told of; None where it knows what it is asked.
+    """
 
     cohort: tuple[int, ...]
     requests: tuple[Request, ...]
+    news: int | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +97,17 @@ class Clients(Protocol):
 
         ``step``: its variance is that of the noise which the server is going to add.
         """
+        ...
+
+
+@runtime_checkable
+class Federation(Protocol):
+    """Clients elsewhere that can be asked to take part in a fit. ``least``: so many must stand behind every sum."""
+
+    least: int
+
+    def recruit(self, workload: Workload, variant: Variant, budget: Budget, group: int, source: Source) -> Clients:
+        """The clients, as told what the fit is about; ``source`` draws the neighbours of secure sums."""
         ...
 
 

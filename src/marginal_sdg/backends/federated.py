@@ -18,8 +18,6 @@ import numpy as np
 from marginal_sdg.backends.base import PublicState
 from marginal_sdg.backends.clients import Clients, Counts, Floats, Question, Request, Sum
 from marginal_sdg.backends.variants import Variant, flaim_costs
-from marginal_sdg.crypto.secagg import HEADER_BYTES, ID_BYTES
-from marginal_sdg.crypto.traffic import WORD, Accounting
 from marginal_sdg.domain import Clique
 from marginal_sdg.privacy.ledger import Ledger
 from marginal_sdg.privacy.noise import Source
@@ -85,9 +83,6 @@ class FederatedBackend:
 
     def _joined(self, clients: Iterable[int]) -> tuple[int, ...]:
         participants = tuple(clients)
-        if self._sound:
-            new = [k for k in participants if k not in self._seen]
-            self._clients.traffic.beside(new, WORD, HEADER_BYTES)  # its noisy size
         self._seen.update(participants)
         return participants
 
@@ -113,9 +108,7 @@ class FederatedBackend:
         picked = tuple(Request(clique, who, chosen_by_clients) for clique, who in selection.picks.items())
         common = tuple(Request(clique, everyone) for clique in one_way)
         if self._padded:
-            header = HEADER_BYTES + ID_BYTES * len(picked)
-            self._clients.traffic.to_clients("wire", everyone, header)  # what is to be summed
-            questions = [Question(everyone, picked + common)]
+            questions = [Question(everyone, picked + common, news=len(picked))]
         else:
             questions = [Question(request.contributors, (request,)) for request in picked]
             questions.append(Question(everyone, common))
@@ -154,7 +147,6 @@ class FederatedBackend:
         participants = self._participants()
         if self._variant.picks == "server":
             return Selection({self._drawn(state): participants}, participants)
-        self._send_model(participants, state.model.cells)
         reference = self._distributions() if self._variant.heterogeneity == "private" else {}
         selected = self._clients.select(participants, state, reference, step, ledger, padded=self._padded)
         common = {clique: cohort for clique, cohort in selected.items() if len(cohort) >= self._min_cohort}
@@ -163,11 +155,6 @@ class FederatedBackend:
     def _drawn(self, state: PublicState) -> Clique:
         places = [place for place in range(len(self._workload.closure)) if state.affords(place)]
         return self._workload.closure[self._rng.choice(places)]
-
-    def _send_model(self, participants: tuple[int, ...], cells: int) -> None:
-        sizes: dict[Accounting, int] = {"paper": 0, "ideal": 0, "wire": HEADER_BYTES}
-        for kind, header in sizes.items():
-            self._clients.traffic.to_clients(kind, participants, header + WORD * cells)
 
     def _distributions(self) -> dict[Clique, Floats]:
         """Noisy 1-way distributions of all clients, from what has been released: one per attribute."""

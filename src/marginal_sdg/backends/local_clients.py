@@ -14,7 +14,7 @@ from marginal_sdg.backends.client import Client, Floats, score
 from marginal_sdg.backends.clients import Counts, Question, Reference, Sum, ends_of, read_sums
 from marginal_sdg.backends.variants import Variant
 from marginal_sdg.crypto.secagg import HEADER_BYTES, ID_BYTES, LARGEST, IdealSecureSum, Pieces, SecureSum
-from marginal_sdg.crypto.traffic import WORD, Traffic
+from marginal_sdg.crypto.traffic import WORD, Accounting, Traffic
 from marginal_sdg.domain import Clique
 from marginal_sdg.encoding import Table
 from marginal_sdg.marginals import Layout, contingency
@@ -44,6 +44,7 @@ class LocalClients:
         self.traffic = Traffic(len(tables))
         self.members = [Client(table, workload, float(len(table))) for table in tables]
         self._sound = False
+        self._seen: set[int] = set()
         self._workload = workload
         self._variant = variant
         self._local_steps = local_steps
@@ -71,8 +72,18 @@ class LocalClients:
             self.members = [replace(m, size=float(size[0])) for m, size in zip(self.members, sizes, strict=True)]
         return [member.size for member in self.members]
 
+    def _greet(self, participants: tuple[int, ...]) -> None:
+        """Who takes part for the first time sends its noisy size."""
+        if self._sound:
+            self.traffic.beside([k for k in participants if k not in self._seen], WORD, HEADER_BYTES)
+        self._seen.update(participants)
+
     def sums(self, questions: Sequence[Question], step: Step) -> list[Sum]:
         """One secure sum after the other."""
+        for question in questions:
+            self._greet(question.cohort)
+            if question.news is not None:  # what is to be summed
+                self.traffic.to_clients("wire", question.cohort, HEADER_BYTES + ID_BYTES * question.news)
         return [found for question in questions if question.requests for found in self._summed(question)]
 
     def _summed(self, question: Question) -> list[Sum]:
@@ -96,6 +107,10 @@ class LocalClients:
         padded: bool,
     ) -> dict[Clique, tuple[int, ...]]:
         """Every participant picks ``local_steps`` different cliques."""
+        self._greet(participants)
+        model: dict[Accounting, int] = {"paper": 0, "ideal": 0, "wire": HEADER_BYTES}
+        for kind, header in model.items():
+            self.traffic.to_clients(kind, participants, header + WORD * state.model.cells)
         picks: dict[int, list[Clique]] = {k: [] for k in participants}
         states = dict.fromkeys(participants, state)
         for local in range(self._local_steps):

@@ -1,0 +1,7 @@
+"""FLAIM on Flower: the server's loop as a ServerApp, every client with its own table as a ClientApp (extra ``flower``).
+
+    python -m marginal_sdg.flower demo --out synthetic.csv    # ten clients of Adult, simulated
+    python -m marginal_sdg.flower app FOLDER                  # a Flower app, for `flwr run FOLDER`
+
+``messages``, ``node`` and ``remote_clients`` know nothing of Flower but that questions go out and answers come back.
+"""

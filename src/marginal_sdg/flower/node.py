@@ -1,0 +1,226 @@
+"""A client at home: it answers the server's questions from its own table, and pays for each from its own ledger.
+
+Whatever asks keeps the ``state`` between two answers: plain values, which hold what was spent and, while a secure sum
+is being made, its secrets; they must not leave the client. The client trusts the server as far as FLAIM does (it adds
+the noise to sums that it says it adds), but works out weights, thresholds and costs for itself, takes part in no sum of
+fewer than ``least`` clients, and answers nothing that would exceed the budget it has agreed to.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from marginal_sdg.backends.base import Candidates
+from marginal_sdg.backends.client import Client, score
+from marginal_sdg.backends.clients import Request, ends_of
+from marginal_sdg.backends.variants import VARIANTS, Variant
+from marginal_sdg.crypto.graph import topology
+from marginal_sdg.crypto.masking import MaskingClient
+from marginal_sdg.crypto.secagg import LARGEST, Counts, ring_bytes
+from marginal_sdg.domain import Domain
+from marginal_sdg.encoding import Table
+from marginal_sdg.errors import MarginalSDGError, ProtocolError
+from marginal_sdg.flower.messages import (
+    ENROL,
+    KEYS,
+    MASKED,
+    SELECT,
+    SHARES,
+    UNMASK,
+    Fields,
+    Value,
+    floats,
+    from_json,
+    take,
+)
+from marginal_sdg.privacy.budget import Budget
+from marginal_sdg.privacy.ledger import Charge, Ledger
+from marginal_sdg.privacy.noise import Source
+from marginal_sdg.schedule import Step
+from marginal_sdg.scores import sensitivity
+from marginal_sdg.workload import Workload
+
+STEPS = (KEYS, SHARES, MASKED, UNMASK)
+
+
+@dataclass
+class Node:
+    """``table`` is encoded by the client's own domain file; ``limit`` is what the client agrees to spend in one fit."""
+
+    table: Table
+    limit: Budget
+    least: int
+    source: Source
+    state: dict[str, Value]
+
+    def answer(self, question: Fields) -> dict[str, Value]:
+        """The answer, or one line ``error``; of the table, errors tell nothing that is not in its domain file."""
+        answers: dict[str, Callable[[Fields], dict[str, Value]]] = {ENROL: self._enrol, SELECT: self._select}
+        try:
+            kind = take(question, "kind", str)
+            if kind in STEPS:
+                return self._step(kind, question)
+            if kind not in answers:
+                raise ProtocolError(f"message: {kind!r} is no question; both ends need the same marginal_sdg")
+            return answers[kind](question)
+        except MarginalSDGError as error:
+            return {"error": str(error)}
+
+    # -- what the fit is about ---------------------------------------------------------------------------------
+
+    def _enrol(self, question: Fields) -> dict[str, Value]:
+        """Agree to a fit, and draw the noisy size; asked again, say it again."""
+        terms = take(question, "terms", str)
+        if "terms" in self.state:
+            if self.state["terms"] != terms:
+                raise ProtocolError("enrol: this client takes part in another fit of this run already")
+            return {"size": self.state["size"]}
+        asked = from_json(question, "terms")
+        if Domain.from_dict(asked["domain"]) != self.table.domain:
+            raise ProtocolError("domain: the client's file declares other columns than the server's; use the same one")
+        if asked["epsilon"] > self.limit.epsilon or asked["delta"] > self.limit.delta:
+            raise ProtocolError(
+                f"budget: the server plans epsilon {asked['epsilon']:g} and delta {asked['delta']:g}, this client "
+                f"agrees to {self.limit.epsilon:g} and {self.limit.delta:g}"
+            )
+        ledger = Ledger(Budget(asked["epsilon"], asked["delta"]), self.source, group=asked["group"])
+        exact = np.array([len(self.table)], dtype=np.int64)
+        (size,) = ledger.gaussian([exact], Fraction(asked["variance"]), what="size of each client", by="client")
+        self.state.update(terms=terms, size=int(size[0]), ledger=json.dumps(ledger.to_dict()))
+        return {"size": int(size[0])}
+
+    @cached_property
+    def _terms(self) -> dict[str, Any]:
+        terms: dict[str, Any] = from_json(self.state, "terms")
+        return terms
+
+    @cached_property
+    def _workload(self) -> Workload:
+        cliques = tuple(map(tuple, self._terms["cliques"]))
+        return Workload(self.table.domain, cliques, tuple(self._terms["weights"]), closed=self._terms["closed"])
+
+    @property
+    def _variant(self) -> Variant:
+        return VARIANTS[self._terms["variant"]]
+
+    @cached_property
+    def _client(self) -> Client:
+        return Client(self.table, self._workload, float(take(self.state, "size", int)))
+
+    def _ledger(self) -> Ledger:
+        return Ledger.from_dict(from_json(self.state, "ledger"), self.source)
+
+    def _pay(self, ledger: Ledger) -> None:
+        self.state["ledger"] = json.dumps(ledger.to_dict())
+
+    # -- select ------------------------------------------------------------------------------------------------
+
+    def _select(self, question: Fields) -> dict[str, Value]:
+        """Pick one candidate; the pick stays here until votes are summed."""
+        places = np.array(take(question, "places", list), dtype=np.int64)
+        workload, variant = self._workload, self._variant
+        if not len(places) or not ((places >= 0) & (places < len(workload.closure))).all():
+            raise ProtocolError("select: a candidate is not in the workload's closure")
+        layout = workload.layout(places)
+        importance = workload.importance[places]
+        candidates = Candidates(layout, importance / importance.max(), workload.cells[places])
+        step = Step(take(question, "round", int), *(Fraction(take(question, n, str)) for n in ("variance", "epsilon2")))
+        model = floats(take(question, "model", bytes), int(layout.offsets[-1]))
+        skew = self._reference(take(question, "reference", bytes)) if variant.skewed else None
+        ledger = self._ledger()
+        (choice,) = ledger.select(
+            score([self._client], candidates, model, step.sigma, skew),
+            step.epsilon2,
+            sensitivity=sensitivity(heterogeneity=variant.skewed),
+            what=f"round {step.index + 1}: clients select",
+            by="client",
+        )
+        self._pay(ledger)
+        self.state["pick"] = int(places[choice])
+        return {}
+
+    def _reference(self, data: bytes) -> dict[tuple[str, ...], Any]:
+        sizes = [self.table.domain.size(clique) for clique in self._workload.one_way]
+        parts = np.split(floats(data, sum(sizes)), np.cumsum(sizes)[:-1])
+        return dict(zip(self._workload.one_way, parts, strict=True))
+
+    # -- secure sums -------------------------------------------------------------------------------------------
+
+    def _step(self, kind: str, question: Fields) -> dict[str, Value]:
+        """One step of the secure sums that are being made at once, in the order of ``sums``.
+
+        A client can be built again from its key and the messages it has had; no step is ever done twice, so no mask
+        hides two vectors.
+        """
+        sums, answers = take(question, "sums", list), []
+        if kind == KEYS:
+            for name in [name for name in self.state if name.startswith("sum-")]:
+                del self.state[name]  # given up by the server
+        given = take(question, "messages", list) if kind != KEYS else [b""] * len(sums)
+        specs = from_json(question, "specs") if kind == SHARES else [None] * len(sums)
+        for number, message, spec in zip(sums, given, specs, strict=True):
+            answers.append(self._one(kind, number, message, spec))
+        return {"messages": answers}
+
+    def _one(self, kind: str, number: int, message: bytes, spec: dict[str, Any] | None) -> bytes:
+        key, heard, about = (f"sum-{number}-{part}" for part in ("key", "heard", "about"))
+        if kind == KEYS:
+            self.state[key], self.state[heard] = self.source.key(), []
+            return self._masking(key, None, 0).advertise()
+        said = list(self.state.get(heard, []))
+        if key not in self.state or len(said) != STEPS.index(kind) - 1:
+            raise ProtocolError(f"secure aggregation: {kind!r} is not the next step of sum {number}; start it anew")
+        if kind == SHARES:
+            assert spec is not None
+            self._enough(spec["cohort"])
+            self.state[about] = json.dumps(spec)
+        spec = from_json(self.state, about)
+        pieces, length, bound = self._vector(spec) if kind == MASKED else ({}, 0, 1)
+        client = self._masking(key, spec["cohort"], length, pieces, bound)
+        for step, earlier in zip((client.share, client.mask), said, strict=False):
+            step(earlier)
+        if kind == UNMASK:
+            self._enough(1 + int.from_bytes(message[2:4], "little"))  # neighbours that stayed
+        answer = {SHARES: client.share, MASKED: client.mask, UNMASK: client.unmask}[kind](message)
+        self.state[heard] = [*said, message]
+        if kind == UNMASK:
+            for name in (key, heard, about):
+                del self.state[name]
+        return answer
+
+    def _masking(self, key: str, cohort: int | None, length: int, pieces: Any = None, bound: int = 1) -> MaskingClient:
+        threshold = topology(cohort)[1] if cohort else 1
+        return MaskingClient(
+            self._terms["client"], pieces or {}, length, ring_bytes(bound), threshold, take(self.state, key, bytes)
+        )
+
+    def _enough(self, clients: int) -> None:
+        if clients < self.least:
+            raise ProtocolError(f"secure aggregation: {clients} clients are fewer than the {self.least} of this client")
+
+    def _vector(self, spec: dict[str, Any]) -> tuple[dict[int, Counts], int, int]:
+        """What this client adds to a sum, paid for first: (where a piece begins -> its cells, length, bound)."""
+        if spec["cliques"] is None:
+            pick = take(self.state, "pick", int)
+            return {pick: np.ones(1, dtype=np.int64)}, len(self._workload.closure), spec["cohort"]
+        domain, closure = self.table.domain, self._workload.closure
+        requests = [Request(domain.clique(clique), (), picked) for clique, picked in spec["cliques"]]
+        ends = ends_of(domain, requests)
+        own = [
+            (start, request.clique)
+            for request, start in zip(requests, ends, strict=False)
+            if not request.picked or request.clique == closure[take(self.state, "pick", int)]
+        ]
+        if own:
+            ledger = self._ledger()
+            variance = Fraction(spec["variance"])
+            ledger.charge(Charge("part of a sum", "gaussian", variance, len(own), "server", ledger.group))
+            self._pay(ledger)
+        return {start: self._client.contribution(clique) for start, clique in own}, ends[-1], LARGEST

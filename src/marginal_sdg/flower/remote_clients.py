@@ -1,0 +1,237 @@
+"""Clients that share nothing with the server but messages: they pick and pay at home, their sums are masked.
+
+The sums are our own protocol (``crypto/masking.py``) and not Flower's SecAgg+: they are exact integers rather than
+quantised floats, the masks come from AES-CTR where Flower's expands 32 bits of a seed by a Mersenne Twister, and many
+sums are made at once. A client that does not answer in time has dropped out of the sum; where fewer stay than the
+threshold (two thirds, of small cohorts), or than ``least``, the fit ends and nothing is released.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from marginal_sdg.backends.base import PublicState, pick_from
+from marginal_sdg.backends.clients import Clients, Counts, Question, Reference, Sum, ends_of, read_sums
+from marginal_sdg.backends.variants import VARIANTS, Variant
+from marginal_sdg.crypto.graph import Graph
+from marginal_sdg.crypto.masking import MaskingServer
+from marginal_sdg.crypto.secagg import HEADER_BYTES, LARGEST, ring_bytes
+from marginal_sdg.crypto.traffic import Traffic
+from marginal_sdg.domain import Clique
+from marginal_sdg.errors import ProtocolError
+from marginal_sdg.flower.messages import (
+    ENROL,
+    KEYS,
+    MASKED,
+    SELECT,
+    SHARES,
+    UNMASK,
+    Fields,
+    Value,
+    Wire,
+    packed,
+    size_of,
+    take,
+)
+from marginal_sdg.privacy.budget import Budget
+from marginal_sdg.privacy.ledger import Charge, Ledger
+from marginal_sdg.privacy.noise import Source
+from marginal_sdg.schedule import Step
+from marginal_sdg.workload import Workload
+
+
+@dataclass(frozen=True)
+class RemoteFederation:
+    """Clients at the other end of ``wire``; ``least`` of them must stand behind every sum."""
+
+    wire: Wire
+    least: int = 2
+
+    def recruit(self, workload: Workload, variant: Variant, budget: Budget, group: int, source: Source) -> Clients:
+        """The clients, as told what the fit is about."""
+        if len(self.wire) < self.least:
+            raise ProtocolError(f"clients: {len(self.wire)} are there, and {self.least} must stand behind every sum")
+        return RemoteClients(self, workload, variant, budget, group, source)
+
+
+class RemoteClients:
+    """The clients of one fit; they are numbered as the wire numbers them.
+
+    ``traffic``: under ``wire`` what is in the messages, without what Flower adds; under ``paper`` nothing.
+    """
+
+    def __init__(
+        self,
+        federation: RemoteFederation,
+        workload: Workload,
+        variant: Variant,
+        budget: Budget,
+        group: int,
+        source: Source,
+    ) -> None:
+        self.traffic = Traffic(len(federation.wire))
+        self._wire = federation.wire
+        self._least = federation.least
+        self._workload = workload
+        self._variant = variant
+        self._source = source
+        self._sums = 0
+        self._sizes: list[float] = []
+        self._terms: dict[str, Any] = {
+            "domain": workload.domain.to_dict(),
+            "cliques": workload.cliques,
+            "weights": workload.weights,
+            "closed": workload.closed,
+            "variant": next(name for name, known in VARIANTS.items() if known == variant),
+            "epsilon": budget.epsilon,
+            "delta": budget.delta,
+            "group": group,
+        }
+
+    def __len__(self) -> int:
+        return len(self._wire)
+
+    def _ask(self, kind: str, questions: Mapping[int, Fields]) -> dict[int, Fields]:
+        """One question to some clients; those who answer in time. An error at any of them ends the fit."""
+        sent: dict[int, Fields] = {k: {"kind": kind, **fields} for k, fields in questions.items()}
+        for k, fields in sent.items():
+            self.traffic.to_clients("wire", [k], size_of(fields))
+        answers = self._wire.ask(sent)
+        for k, fields in answers.items():
+            self.traffic.to_server("wire", [k], size_of(fields))
+            if "error" in fields:
+                raise ProtocolError(f"client {k}: {fields['error']}")
+        if len(answers) < self._least:
+            raise ProtocolError(
+                f"{kind}: {len(answers)} of {len(sent)} clients answered, {self._least} must; run it again"
+            )
+        return {k: answers[k] for k in sent if k in answers}
+
+    def enrol(self, variance: Fraction | None, ledger: Ledger) -> list[float]:
+        """Every client's noisy size, drawn by itself. All must answer: who is there is settled by this."""
+        assert variance is not None, "clients elsewhere have noisy sizes only"
+        ledger.charge(Charge("size of each client", "gaussian", variance, 1, "client", ledger.group))
+        terms = {**self._terms, "variance": str(variance)}
+        answers = self._ask(ENROL, {k: {"terms": json.dumps({**terms, "client": k})} for k in range(len(self))})
+        missing = [k for k in range(len(self)) if k not in answers]
+        if missing:
+            raise ProtocolError(f"enrol: client {missing[0]} did not answer in time; start it, or run with fewer")
+        self._sizes = [float(take(answers[k], "size", int)) for k in range(len(self))]
+        return self._sizes
+
+    def select(
+        self,
+        participants: tuple[int, ...],
+        state: PublicState,
+        reference: Reference,
+        step: Step,
+        ledger: Ledger,
+        *,
+        padded: bool,
+    ) -> dict[Clique, tuple[int, ...]]:
+        """What was picked, most votes first; nobody learns by whom, so all participants may contribute to all of it."""
+        assert padded, "clients elsewhere vote"
+        scale = max(1.0, *(self._sizes[k] for k in participants))
+        skewed, ways = self._variant.skewed, self._variant.ways
+        candidates = pick_from(state, step, scale, sound=True, heterogeneity=skewed, ways=ways)
+        places = {clique: place for place, clique in enumerate(self._workload.closure)}
+        what = f"round {step.index + 1}: clients select"
+        ledger.charge(Charge(what, "exponential", step.epsilon2, 1, "client", ledger.group))
+        question: Fields = {
+            "round": step.index,
+            "variance": str(step.variance),
+            "epsilon2": str(step.epsilon2),
+            "places": [places[clique] for clique in candidates.layout.cliques],
+            "model": packed(state.model.distribution(candidates.layout)),
+            "reference": packed(np.concatenate(list(reference.values()) or [np.empty(0)])),
+        }
+        voters = tuple(self._ask(SELECT, dict.fromkeys(participants, question)))
+        (votes,) = self._add([_Vector(voters, len(places), len(voters), {"cliques": None})])
+        picked = sorted(np.flatnonzero(votes).tolist(), key=lambda place: -int(votes[place]))
+        return {self._workload.closure[place]: voters for place in picked}
+
+    def sums(self, questions: Sequence[Question], step: Step) -> list[Sum]:
+        """All secure sums at once."""
+        asked = [question for question in questions if question.requests]
+        ends = [ends_of(self._workload.domain, question.requests) for question in asked]
+        vectors = [
+            _Vector(
+                question.cohort,
+                end[-1],
+                LARGEST,
+                {"cliques": [(r.clique, r.picked) for r in question.requests], "variance": str(step.variance)},
+            )
+            for question, end in zip(asked, ends, strict=True)
+        ]
+        totals = self._add(vectors) if vectors else []
+        parts = zip(asked, ends, totals, strict=True)
+        return [found for question, end, total in parts for found in read_sums(question.requests, end, total)]
+
+    def _add(self, vectors: Sequence[_Vector]) -> list[Counts]:
+        """Run the protocol of ``crypto/masking.py`` for all vectors, with one question to each client and step."""
+        first, self._sums = self._sums, self._sums + len(vectors)
+        runs = dict(enumerate(vectors, start=first))
+        keys = self._step(KEYS, {n: dict.fromkeys(vector.cohort, b"") for n, vector in runs.items()})
+        graphs = {n: Graph.draw(tuple(found), self._source.key()) for n, found in keys.items()}
+        servers = {n: MaskingServer(graphs[n], vector.length, vector.ring) for n, vector in runs.items()}
+        specs = {n: {**vector.spec, "cohort": len(keys[n])} for n, vector in runs.items()}
+        sealed = self._step(SHARES, {n: servers[n].relay_keys(found) for n, found in keys.items()}, specs)
+        masked = self._step(MASKED, {n: servers[n].relay_shares(found) for n, found in sealed.items()})
+        for number, found in masked.items():
+            for k, message in found.items():
+                if len(message) != HEADER_BYTES + runs[number].length * runs[number].ring:
+                    raise ProtocolError(f"client {k}: its vector is not of the length that was asked for")
+                servers[number].add(message)
+                self.traffic.to_server("ideal", [k], len(message) - HEADER_BYTES)
+        opened = self._step(UNMASK, {n: server.survivors() for n, server in servers.items()})
+        return [server.unmask(list(opened[n].values())) for n, server in servers.items()]
+
+    def _step(
+        self, kind: str, messages: Mapping[int, Mapping[int, bytes]], specs: Mapping[int, Any] | None = None
+    ) -> dict[int, dict[int, bytes]]:
+        """A message of every sum to each of its clients, and theirs back: sum -> client -> message."""
+        questions: dict[int, Fields] = {}
+        sums: dict[int, list[int]] = {}
+        for k in sorted({k for found in messages.values() for k in found}):
+            sums[k] = [number for number, found in messages.items() if k in found]
+            fields: dict[str, Value] = {"sums": sums[k]}
+            if kind != KEYS:
+                fields["messages"] = [messages[number][k] for number in sums[k]]
+            if specs is not None:
+                fields["specs"] = json.dumps([specs[number] for number in sums[k]])
+            questions[k] = fields
+        answers: dict[int, dict[int, bytes]] = {number: {} for number in messages}
+        for k, reply in self._ask(kind, questions).items():
+            found = take(reply, "messages", list)
+            if len(found) != len(sums[k]) or any(_sender(message) != k for message in found):
+                raise ProtocolError(f"client {k}: {kind!r} was answered for other sums or another client")
+            for number, message in zip(sums[k], found, strict=True):
+                answers[number][k] = message
+        fewest = min(map(len, answers.values()))
+        if fewest < self._least:
+            raise ProtocolError(f"{kind}: {fewest} clients are left in a sum, {self._least} must; run it again")
+        return answers
+
+
+@dataclass(frozen=True)
+class _Vector:
+    """One sum: over ``cohort``, of ``length`` cells up to ``bound``; ``spec`` tells the clients what to put in."""
+
+    cohort: tuple[int, ...]
+    length: int
+    bound: int
+    spec: Mapping[str, Any]
+
+    @property
+    def ring(self) -> int:
+        return ring_bytes(self.bound)
+
+
+def _sender(message: bytes) -> int:
+    return int.from_bytes(message[4:HEADER_BYTES], "little")
