@@ -18,14 +18,17 @@ import pandas as pd
 import pytest
 
 import marginal_sdg
-from marginal_sdg import AIM, FLAIM, MWEM, DistAIM, Domain, Ledger, Table, Workload, synthesizers
+from marginal_sdg import AIM, FLAIM, MWEM, Budget, DistAIM, Domain, Ledger, Table, Workload, synthesizers
 from marginal_sdg.backends.federated import FederatedBackend
 from marginal_sdg.backends.ideal_pool import IdealPool
 from marginal_sdg.backends.plaintext import PlaintextBackend
 from marginal_sdg.backends.variants import VARIANTS
+from marginal_sdg.flower import node as elsewhere
+from marginal_sdg.flower.remote_clients import RemoteFederation
 from marginal_sdg.marginals import contingency
 from marginal_sdg.privacy import DiscreteGaussian
 from marginal_sdg.privacy import ledger as ledger_module
+from marginal_sdg.privacy.noise import Source
 from marginal_sdg.release import Selection, estimate_total
 
 ROOT = Path(marginal_sdg.__file__).parent
@@ -267,6 +270,30 @@ def test_secure_sums_tell_nothing_that_did_not_pass_the_ledger(monkeypatch, para
     assert not leaks(monkeypatch, lambda **p: flaim(**params, **p), *FEDERATIONS)
 
 
+class Elsewhere:
+    """FLAIM whose clients answer messages; ``data`` are their tables. Their ledgers are deaf, too."""
+
+    def __init__(self, **params):
+        self._flaim = flaim(secagg="masks", **params)
+
+    def fit(self, data):
+        self._nodes = [elsewhere.Node(t, Budget(5.0, 1e-5), 1, Source.seeded(k), {}) for k, t in enumerate(data)]
+        return self._flaim.fit(RemoteFederation(self, least=1))
+
+    def __len__(self):
+        return len(self._nodes)
+
+    def ask(self, questions):
+        return {k: self._nodes[k].answer(question) for k, question in questions.items()}
+
+
+def test_messages_tell_nothing_that_did_not_pass_a_ledger(monkeypatch):
+    monkeypatch.setattr(elsewhere, "Ledger", Deaf)
+    assert not leaks(monkeypatch, Elsewhere, *FEDERATIONS)
+    monkeypatch.setattr(elsewhere, "Ledger", Ledger)
+    assert "total" in leaks(monkeypatch, Elsewhere, *FEDERATIONS)  # the clients' own noise does look at their records
+
+
 def test_the_papers_calibration_tells_the_number_of_records(monkeypatch):
     assert {"total", "sample", "report"} <= leaks(monkeypatch, lambda **p: aim(calibration="paper", **p), FIRST, OTHER)
     assert "total" in leaks(monkeypatch, lambda **p: flaim(calibration="paper", **p), *FEDERATIONS)
@@ -361,7 +388,7 @@ LAYERS = [
     {"synthesizers"},
     {"baselines", "fhaim"},
     {"__init__"},
-    {"experiment", "roles"},
+    {"experiment", "flower", "roles"},
     {"cli"},
 ]
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from fractions import Fraction
+from importlib.util import find_spec
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from marginal_sdg import FLAIM, Budget
+from marginal_sdg import FLAIM, Budget, Domain, Table, load_dataset
 from marginal_sdg.errors import BudgetError, ConfigError, ProtocolError
 from marginal_sdg.flower import messages
+from marginal_sdg.flower.__main__ import main as command
 from marginal_sdg.flower.node import Node
 from marginal_sdg.flower.remote_clients import RemoteFederation
 from marginal_sdg.privacy.noise import Source
@@ -51,8 +56,14 @@ def grid(tables, limit=LOUD, least=2, **terms) -> FakeGrid:
 
 
 def fit(domain, clients, epsilon=LOUD.epsilon, **terms):
-    settings = {"rounds": 3, "workload": 4, "participation": 0.6, "seed": 5, "secagg": "masks", **terms}
+    settings = {"rounds": 2, "workload": 4, "participation": 0.6, "seed": 5, "secagg": "masks", **terms}
     return FLAIM(domain, epsilon=epsilon, **settings).fit(clients)
+
+
+@pytest.fixture
+def clients(clients):
+    """Half of them, with 200 records each."""
+    return clients[::2]
 
 
 def released(fitted):
@@ -67,3 +78,227 @@ def test_messages_release_what_one_process_does(domain, clients, variant):
     assert there.ledger.charges == here.ledger.charges
     assert there.sample(50).equals(here.sample(50))
     assert there.ledger.spent == there.ledger.budget.rho
+
+
+@pytest.mark.parametrize(("stage", "counted_first"), [("select", 5), ("keys", 4), ("shares", 4), ("masked", 5)])
+def test_who_leaves_is_missing_in_the_sums_and_the_fit_goes_on(domain, clients, stage, counted_first):
+    fitted = fit(domain, RemoteFederation(grid(clients, lost={3: stage})), participation=1.0)
+    one_way = [m.records for m in fitted.measurements_ if len(m.clique) == 1]  # initial ones, and those of round 1
+    expected = [200 * counted_first] * len(domain) + [200 * 4] * len(domain)
+    assert one_way == pytest.approx(expected, abs=1)
+    assert fitted.ledger.spent == fitted.ledger.budget.rho
+
+
+def test_too_few_that_stay_end_the_fit(domain, clients):
+    with pytest.raises(ProtocolError, match=r"stops, with 3 clients around it where 4 must stay"):
+        fit(domain, RemoteFederation(grid(clients, lost=dict.fromkeys(range(2), "keys"))), participation=1.0)
+    with pytest.raises(ProtocolError, match="keys: 3 of 5 clients answered, 4 must"):
+        fit(domain, RemoteFederation(grid(clients, lost=dict.fromkeys(range(2), "enrol")), least=4), variant="census")
+    with pytest.raises(ProtocolError, match="clients: 5 are there, and 6 must stand"):
+        fit(domain, RemoteFederation(grid(clients), least=6))
+
+
+def test_no_cohort_is_smaller_than_agreed(domain, clients):
+    nodes = grid(clients)
+    fit(domain, RemoteFederation(nodes, least=4), participation=0.2)
+    asked = [k for k, kind, _ in nodes.seen if kind == "select"]
+    assert len(asked) >= 2 * 4
+    with pytest.raises(
+        ProtocolError, match=r"client .: secure aggregation: . clients are fewer than the 5 of this client"
+    ):
+        fit(domain, RemoteFederation(grid(clients, least=5), least=2), participation=0.2)
+
+
+def test_every_client_pays_for_what_it_takes_part_in_and_never_more_than_the_server_says(domain, clients):
+    nodes = grid(clients, Budget(1.0, 1e-5))
+    fitted = fit(domain, RemoteFederation(nodes), epsilon=1.0, participation=1.0)
+    spent = [node._ledger().spent for node in nodes.nodes]
+    assert max(spent) == fitted.ledger.spent == fitted.ledger.budget.rho
+    part = grid(clients, Budget(1.0, 1e-5))
+    fit(domain, RemoteFederation(part), epsilon=1.0, participation=0.4)
+    assert max(node._ledger().spent for node in part.nodes) < fitted.ledger.spent
+
+
+def test_answers_say_no_more_than_a_noisy_size_and_masked_messages(domain, clients):
+    nodes = grid(clients, Budget(1.0, 1e-5))
+    fit(domain, RemoteFederation(nodes), epsilon=1.0)
+    for _, kind, answer in nodes.seen:
+        assert set(answer) == {"enrol": {"size"}, "select": set()}.get(kind, {"messages"})
+    sizes = [answer["size"] for _, kind, answer in nodes.seen if kind == "enrol"]
+    assert sizes != [len(table) for table in clients]
+    assert not any(name.startswith("sum-") for node in nodes.nodes for name in node.state)  # secrets are forgotten
+
+
+@pytest.mark.parametrize(
+    ("terms", "match"),
+    [
+        ({"calibration": "paper"}, "calibration: must be 'sound'"),
+        ({"secagg": "ideal"}, "secagg: must be 'masks'"),
+        ({"cohort": "per_query"}, "cohort: must be 'padded'"),
+        ({"local_steps": 2}, "local_steps: must be 1"),
+        ({"client_level": True}, "client_level: must be False"),
+        ({"variant": "oracle"}, "variant: 'oracle' needs all records"),
+    ],
+)
+def test_what_clients_elsewhere_cannot_do_is_named_before_anybody_is_asked(domain, clients, terms, match):
+    nodes = grid(clients)
+    with pytest.raises(ConfigError, match=match):
+        fit(domain, RemoteFederation(nodes), **terms)
+    assert not nodes.seen
+
+
+def test_a_client_agrees_to_no_other_domain_and_no_larger_budget(domain, clients):
+    nodes = grid(clients)
+    nodes.nodes[1].table = Table(Domain.from_shape({"a": 3, "b": 4}), clients[1].codes[:, :2])
+    with pytest.raises(ProtocolError, match="client 1: domain: the client's file declares other columns"):
+        fit(domain, RemoteFederation(nodes))
+    with pytest.raises(ProtocolError, match=r"client 0: budget: the server plans epsilon 2 .* agrees to 1 "):
+        fit(domain, RemoteFederation(grid(clients, Budget(1.0, 1e-5))), epsilon=2.0)
+
+
+def enrolled(domain, table) -> Node:
+    terms = {
+        "domain": domain.to_dict(),
+        "cliques": [["a", "b"], ["c", "d"]],
+        "weights": [1.0, 1.0],
+        "closed": True,
+        "variant": "naive",
+        "epsilon": 1.0,
+        "delta": 1e-5,
+        "group": 1,
+        "variance": "10000",
+        "client": 0,
+    }
+    node = Node(table, Budget(1.0, 1e-5), 2, Source.seeded(0), {})
+    assert set(node.answer({"kind": "enrol", "terms": json.dumps(terms)})) == {"size"}
+    return node
+
+
+SELECTION = {
+    "kind": "select",
+    "round": 0,
+    "variance": "100",
+    "epsilon2": "1/100",
+    "places": [0, 1],
+    "model": messages.packed(np.full(7, 0.25)),
+    "reference": b"",
+}
+
+
+def test_a_client_answers_until_its_budget_is_spent_and_draws_its_size_once(domain, table):
+    node = enrolled(domain, table)
+    again = {"kind": "enrol", "terms": node.state["terms"]}
+    assert node.answer(again)["size"] == node.state["size"]
+    answers = [node.answer(SELECTION) for _ in range(30)]
+    assert answers[0] == {} and "round 1: clients select: needs rho" in answers[-1]["error"]
+    assert node._ledger().spent <= Budget(1.0, 1e-5).rho
+    other = {**json.loads(node.state["terms"]), "epsilon": 0.5}
+    assert "another fit" in node.answer({"kind": "enrol", "terms": json.dumps(other)})["error"]
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"kind": "everything"}, "is no question"),
+        ({"kind": 3}, "field 'kind' is no str"),
+        ({"places": [0, 99]}, "not in the workload's closure"),
+        ({"places": []}, "not in the workload's closure"),
+        ({"model": b"short"}, "does not hold 7 finite numbers"),
+        ({"model": messages.packed(np.full(7, np.inf))}, "does not hold 7 finite numbers"),
+        ({"kind": "shares", "sums": [1], "messages": [b""], "specs": "[{"}, "is no JSON"),
+        ({"variance": "much"}, "cannot be read"),
+        ({"kind": "unmask", "sums": [1], "messages": [b""]}, "'unmask' is not the next step of sum 1"),
+    ],
+)
+def test_messages_that_are_none_are_named_and_cost_nothing(domain, table, change, match):
+    node = enrolled(domain, table)
+    before = dict(node.state)
+    assert match in node.answer({**SELECTION, **change})["error"]
+    assert node.state == before
+
+
+@pytest.mark.parametrize("forged", [b"", b"\1\0\0\0\3\0\0\0", b"x" * 8, 7])
+def test_a_message_from_somebody_else_ends_the_fit(domain, clients, forged):
+    class Forger(FakeGrid):
+        def ask(self, questions):
+            answers = super().ask(questions)
+            if 0 in answers and "messages" in answers[0]:
+                answers[0]["messages"] = [forged for _ in answers[0]["messages"]]
+            return answers
+
+    with pytest.raises(ProtocolError, match="client 0: 'keys' was answered for other sums or another client"):
+        fit(domain, RemoteFederation(Forger(grid(clients).nodes)), participation=1.0)
+
+
+def test_no_mask_hides_two_vectors(domain, clients):
+    """A server that repeats the third step, or the last one, is refused: it has the difference of two vectors else."""
+    repeated = []
+
+    class Greedy(FakeGrid):
+        def ask(self, questions):
+            answers = super().ask(questions)
+            for k, question in questions.items():
+                if question["kind"] in ("shares", "masked", "unmask"):
+                    repeated.append(self.nodes[k].answer(question))
+            return answers
+
+    fit(domain, RemoteFederation(Greedy(grid(clients).nodes)), rounds=1)
+    assert repeated and all("is not the next step" in answer["error"] for answer in repeated)
+
+
+def test_a_server_that_plans_more_than_it_says_is_stopped(domain, clients):
+    """A sum with less noise than the plan costs a client more than it has agreed to."""
+
+    class Precise(FakeGrid):
+        def ask(self, questions):
+            changed = {}
+            for k, question in questions.items():
+                specs = json.loads(question.get("specs", "[]"))
+                for spec in specs:
+                    spec["variance"] = str(Fraction(1, 100))
+                changed[k] = {**question, "specs": json.dumps(specs)} if specs else question
+            return super().ask(changed)
+
+    with pytest.raises(ProtocolError, match="part of a sum: needs rho"):
+        fit(domain, RemoteFederation(Precise(grid(clients, Budget(1.0, 1e-5)).nodes)), epsilon=1.0)
+
+
+def test_a_shared_budget_pays_for_clients_elsewhere(domain, clients):
+    shared = fit(domain, clients, epsilon=1.0).ledger
+    nodes = grid(clients, Budget(1.0, 1e-5))
+    with pytest.raises(BudgetError, match="left in the shared ledger"):
+        FLAIM(domain, epsilon=1.0, secagg="masks", workload=4).fit(RemoteFederation(nodes), ledger=shared)
+    assert not nodes.seen
+
+
+def test_the_app_is_one_file_without_code(tmp_path, domain, capsys):
+    domain.save(tmp_path / "domain.yaml")
+    words = ["app", str(tmp_path / "app"), "--domain", str(tmp_path / "domain.yaml")]
+    command(words)
+    assert [path.name for path in (tmp_path / "app").iterdir()] == ["pyproject.toml"]
+    assert 'serverapp = "marginal_sdg.flower.app:server"' in (tmp_path / "app/pyproject.toml").read_text()
+    with pytest.raises(SystemExit) as stopped:
+        command(words)
+    assert stopped.value.code == 2 and "exists already" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(find_spec("flwr") is not None, reason="Flower is installed")
+def test_without_flower_the_demonstration_says_what_to_install(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        command(["demo", "--out", str(tmp_path / "synthetic.csv")])
+    assert stopped.value.code == 2 and "pip install 'marginal-sdg[flower]'" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("flwr") is None, reason="Flower is not installed (extra flower, Python 3.11 or newer)")
+def test_the_demonstration_runs_clients_and_writes_rows(tmp_path):
+    out = tmp_path / "synthetic.csv"
+    words = ["demo", "--rounds", "2", "--workload", "8", "--timeout", "300", "--out", str(out)]
+    done = subprocess.run([sys.executable, "-m", "marginal_sdg.flower", *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "server: spent epsilon 1 on " in done.stdout
+    synthetic, adult = pd.read_csv(out), load_dataset("adult")
+    assert list(synthetic) == list(adult.frame)
+    assert abs(len(synthetic) - len(adult.frame)) < 2000
+    here, there = (frame["sex"].value_counts(normalize=True) for frame in (adult.frame, synthetic))
+    assert abs(here["Male"] - there["Male"]) < 0.02

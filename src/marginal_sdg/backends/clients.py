@@ -104,7 +104,8 @@ class Clients(Protocol):
 class Federation(Protocol):
     """Clients elsewhere that can be asked to take part in a fit. ``least``: so many must stand behind every sum."""
 
-    least: int
+    @property
+    def least(self) -> int: ...
 
     def recruit(self, workload: Workload, variant: Variant, budget: Budget, group: int, source: Source) -> Clients:
         """The clients, as told what the fit is about; ``source`` draws the neighbours of secure sums."""

@@ -72,6 +72,8 @@ class Node:
             return answers[kind](question)
         except MarginalSDGError as error:
             return {"error": str(error)}
+        except (ArithmeticError, LookupError, TypeError, ValueError):
+            return {"error": "message: cannot be read; both ends need the same marginal_sdg"}
 
     # -- what the fit is about ---------------------------------------------------------------------------------
 
@@ -131,12 +133,13 @@ class Node:
         layout = workload.layout(places)
         importance = workload.importance[places]
         candidates = Candidates(layout, importance / importance.max(), workload.cells[places])
-        step = Step(take(question, "round", int), *(Fraction(take(question, n, str)) for n in ("variance", "epsilon2")))
+        variance, epsilon2 = (Fraction(take(question, name, str)) for name in ("variance", "epsilon2"))
+        step = Step(take(question, "round", int), variance, epsilon2)
         model = floats(take(question, "model", bytes), int(layout.offsets[-1]))
         skew = self._reference(take(question, "reference", bytes)) if variant.skewed else None
         ledger = self._ledger()
         (choice,) = ledger.select(
-            score([self._client], candidates, model, step.sigma, skew),
+            list(score([self._client], candidates, model, step.sigma, skew)),
             step.epsilon2,
             sensitivity=sensitivity(heterogeneity=variant.skewed),
             what=f"round {step.index + 1}: clients select",
@@ -174,7 +177,7 @@ class Node:
         if kind == KEYS:
             self.state[key], self.state[heard] = self.source.key(), []
             return self._masking(key, None, 0).advertise()
-        said = list(self.state.get(heard, []))
+        said: list[bytes] = take(self.state, heard, list) if heard in self.state else []
         if key not in self.state or len(said) != STEPS.index(kind) - 1:
             raise ProtocolError(f"secure aggregation: {kind!r} is not the next step of sum {number}; start it anew")
         if kind == SHARES:

@@ -21,7 +21,7 @@ from marginal_sdg.backends.clients import Clients, Counts, Question, Reference, 
 from marginal_sdg.backends.variants import VARIANTS, Variant
 from marginal_sdg.crypto.graph import Graph
 from marginal_sdg.crypto.masking import MaskingServer
-from marginal_sdg.crypto.secagg import HEADER_BYTES, LARGEST, ring_bytes
+from marginal_sdg.crypto.secagg import HEADER_BYTES, ID_BYTES, LARGEST, ring_bytes
 from marginal_sdg.crypto.traffic import Traffic
 from marginal_sdg.domain import Clique
 from marginal_sdg.errors import ProtocolError
@@ -106,7 +106,7 @@ class RemoteClients:
         for k, fields in answers.items():
             self.traffic.to_server("wire", [k], size_of(fields))
             if "error" in fields:
-                raise ProtocolError(f"client {k}: {fields['error']}")
+                raise ProtocolError(f"client {k}: {take(fields, 'error', str)}")
         if len(answers) < self._least:
             raise ProtocolError(
                 f"{kind}: {len(answers)} of {len(sent)} clients answered, {self._least} must; run it again"
@@ -233,5 +233,7 @@ class _Vector:
         return ring_bytes(self.bound)
 
 
-def _sender(message: bytes) -> int:
-    return int.from_bytes(message[4:HEADER_BYTES], "little")
+def _sender(message: object) -> int | None:
+    """Who a message of the protocol says it is from."""
+    whole = isinstance(message, bytes) and len(message) >= HEADER_BYTES
+    return int.from_bytes(message[ID_BYTES:HEADER_BYTES], "little") if whole else None
