@@ -13,6 +13,7 @@ import pytest
 
 from marginal_sdg.cli import main as cli
 from marginal_sdg.experiment import main as experiment
+from marginal_sdg.flower.__main__ import main as flower
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -26,6 +27,9 @@ def run_command(line: str) -> int:
             return cli(words)
         case ["python", "experiments/run.py", *words]:
             return experiment(words, root=ROOT)
+        case ["python", "-m", "marginal_sdg.flower", *words]:
+            flower(words)
+            return 0
     raise AssertionError(f"a page shows a command that this test does not know: {line}")
 
 

@@ -102,10 +102,12 @@ class Clients(Protocol):
 
 @runtime_checkable
 class Federation(Protocol):
-    """Clients elsewhere that can be asked to take part in a fit. ``least``: so many must stand behind every sum."""
+    """Clients elsewhere that can be asked to take part in a fit."""
 
     @property
-    def least(self) -> int: ...
+    def least(self) -> int:
+        """So many of them must stand behind every sum."""
+        ...
 
     def recruit(self, workload: Workload, variant: Variant, budget: Budget, group: int, source: Source) -> Clients:
         """The clients, as told what the fit is about; ``source`` draws the neighbours of secure sums."""

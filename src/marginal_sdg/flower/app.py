@@ -110,10 +110,10 @@ def _synthesise(grid: Grid, config: Mapping[str, Any]) -> None:
     flaim.fit(RemoteFederation(wire, int(config["least"])))
     synthetic = flaim.sample()
     synthetic.to_csv(config["out"], index=False)
-    received = flaim.communication_["client_received_wire_bytes"] / 1e6
-    sent = flaim.communication_["client_sent_wire_bytes"] / 1e6
+    received = flaim.communication_["client_received_wire_bytes"] / 1e3
+    sent = flaim.communication_["client_sent_wire_bytes"] / 1e3
     _say(f"spent epsilon {flaim.ledger.epsilon():.4g} on {len(flaim.ledger.charges)} releases")
-    _say(f"a client sent {sent:.2f} MB and received {received:.2f} MB")
+    _say(f"a client sent {sent:.0f} kB and received {received:.0f} kB")
     _say(f"{len(synthetic)} synthetic rows in {config['out']}")
 
 

@@ -235,5 +235,6 @@ class _Vector:
 
 def _sender(message: object) -> int | None:
     """Who a message of the protocol says it is from."""
-    whole = isinstance(message, bytes) and len(message) >= HEADER_BYTES
-    return int.from_bytes(message[ID_BYTES:HEADER_BYTES], "little") if whole else None
+    if not isinstance(message, bytes) or len(message) < HEADER_BYTES:
+        return None
+    return int.from_bytes(message[ID_BYTES:HEADER_BYTES], "little")
