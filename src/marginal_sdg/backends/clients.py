@@ -51,6 +51,21 @@ class Question:
 
 
 @dataclass(frozen=True)
+class Ballot:
+    """One round's selection by ``participants``, and the public values that it is made with.
+
+    ``reference``: what the private heterogeneity term compares 1-way marginals with. ``padded``: votes are summed
+    securely, so that the server learns how many picked what, and not who.
+    """
+
+    participants: tuple[int, ...]
+    state: PublicState
+    reference: Reference
+    step: Step
+    padded: bool
+
+
+@dataclass(frozen=True)
 class Sum:
     """What the server learns of one clique: exact ``counts``, the clients' ``size`` and number, all summed."""
 
@@ -75,21 +90,8 @@ class Clients(Protocol):
         """(K,) every client's number of records with discrete Gaussian noise; exact without a variance."""
         ...
 
-    def select(
-        self,
-        participants: tuple[int, ...],
-        state: PublicState,
-        reference: Reference,
-        step: Step,
-        ledger: Ledger,
-        *,
-        padded: bool,
-    ) -> Mapping[Clique, tuple[int, ...]]:
-        """What the participants pick from their own data by the exponential mechanism: clique -> who contributes to it.
-
-        ``reference``: what the private heterogeneity term compares 1-way marginals with. ``padded``: votes are summed
-        securely, so that the server learns how many picked what.
-        """
+    def select(self, ballot: Ballot, ledger: Ledger) -> Mapping[Clique, tuple[int, ...]]:
+        """What participants pick from their own data by the exponential mechanism: clique -> who contributes to it."""
         ...
 
     def sums(self, questions: Sequence[Question], step: Step) -> list[Sum]:

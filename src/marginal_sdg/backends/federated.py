@@ -16,7 +16,7 @@ from fractions import Fraction
 import numpy as np
 
 from marginal_sdg.backends.base import PublicState
-from marginal_sdg.backends.clients import Clients, Counts, Floats, Question, Request, Sum
+from marginal_sdg.backends.clients import Ballot, Clients, Counts, Floats, Question, Request, Sum
 from marginal_sdg.backends.variants import Variant, flaim_costs
 from marginal_sdg.domain import Clique
 from marginal_sdg.privacy.ledger import Ledger
@@ -148,7 +148,8 @@ class FederatedBackend:
         if self._variant.picks == "server":
             return Selection({self._drawn(state): participants}, participants)
         reference = self._distributions() if self._variant.heterogeneity == "private" else {}
-        selected = self._clients.select(participants, state, reference, step, ledger, padded=self._padded)
+        ballot = Ballot(participants, state, reference, step, self._padded)
+        selected = self._clients.select(ballot, ledger)
         common = {clique: cohort for clique, cohort in selected.items() if len(cohort) >= self._min_cohort}
         return Selection(common, participants)
 

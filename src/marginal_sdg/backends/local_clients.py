@@ -11,7 +11,7 @@ import numpy as np
 
 from marginal_sdg.backends.base import PublicState, pick_from
 from marginal_sdg.backends.client import Client, Floats, score
-from marginal_sdg.backends.clients import Counts, Question, Reference, Sum, ends_of, read_sums
+from marginal_sdg.backends.clients import Ballot, Counts, Question, Reference, Sum, ends_of, read_sums
 from marginal_sdg.backends.variants import Variant
 from marginal_sdg.crypto.secagg import HEADER_BYTES, ID_BYTES, LARGEST, IdealSecureSum, Pieces, SecureSum
 from marginal_sdg.crypto.traffic import WORD, Accounting, Traffic
@@ -96,17 +96,9 @@ class LocalClients:
         total = self._secure_sum(pieces, ends[-1], bound=LARGEST, traffic=self.traffic).total
         return read_sums(question.requests, ends, total)
 
-    def select(
-        self,
-        participants: tuple[int, ...],
-        state: PublicState,
-        reference: Reference,
-        step: Step,
-        ledger: Ledger,
-        *,
-        padded: bool,
-    ) -> dict[Clique, tuple[int, ...]]:
+    def select(self, ballot: Ballot, ledger: Ledger) -> dict[Clique, tuple[int, ...]]:
         """Every participant picks ``local_steps`` different cliques."""
+        participants, state, step = ballot.participants, ballot.state, ballot.step
         self._greet(participants)
         model: dict[Accounting, int] = {"paper": 0, "ideal": 0, "wire": HEADER_BYTES}
         for kind, header in model.items():
@@ -115,7 +107,7 @@ class LocalClients:
         states = dict.fromkeys(participants, state)
         for local in range(self._local_steps):
             name = f"round {step.index + 1}" + (f", local step {local + 1}" if self._local_steps > 1 else "")
-            ballots = self._ballots(states, reference, picks, step)
+            ballots = self._ballots(states, ballot.reference, picks, step)
             chosen = ledger.select(
                 [scores for _, scores in ballots.values()],
                 step.epsilon2,
@@ -128,7 +120,7 @@ class LocalClients:
             if local + 1 < self._local_steps:
                 states = self._local_models(states, picks, step, ledger, name)
         selected: dict[Clique, tuple[int, ...]] = {}
-        for k, cliques in self._reported(picks, padded=padded).items():
+        for k, cliques in self._reported(picks, padded=ballot.padded).items():
             for clique in dict.fromkeys(cliques):
                 selected[clique] = (*selected.get(clique, ()), k)
         return selected

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from marginal_sdg.backends.base import PublicState, pick_from
-from marginal_sdg.backends.clients import Clients, Counts, Question, Reference, Sum, ends_of, read_sums
+from marginal_sdg.backends.base import pick_from
+from marginal_sdg.backends.clients import Ballot, Clients, Counts, Question, Sum, ends_of, read_sums
 from marginal_sdg.backends.variants import VARIANTS, Variant
 from marginal_sdg.crypto.graph import Graph
 from marginal_sdg.crypto.masking import MaskingServer
@@ -125,18 +125,10 @@ class RemoteClients:
         self._sizes = [float(take(answers[k], "size", int)) for k in range(len(self))]
         return self._sizes
 
-    def select(
-        self,
-        participants: tuple[int, ...],
-        state: PublicState,
-        reference: Reference,
-        step: Step,
-        ledger: Ledger,
-        *,
-        padded: bool,
-    ) -> dict[Clique, tuple[int, ...]]:
+    def select(self, ballot: Ballot, ledger: Ledger) -> dict[Clique, tuple[int, ...]]:
         """What was picked, most votes first; nobody learns by whom, so all participants may contribute to all of it."""
-        assert padded, "clients elsewhere vote"
+        assert ballot.padded, "clients elsewhere vote"
+        participants, state, step = ballot.participants, ballot.state, ballot.step
         scale = max(1.0, *(self._sizes[k] for k in participants))
         skewed, ways = self._variant.skewed, self._variant.ways
         candidates = pick_from(state, step, scale, sound=True, heterogeneity=skewed, ways=ways)
@@ -149,7 +141,7 @@ class RemoteClients:
             "epsilon2": str(step.epsilon2),
             "places": [places[clique] for clique in candidates.layout.cliques],
             "model": packed(state.model.distribution(candidates.layout)),
-            "reference": packed(np.concatenate(list(reference.values()) or [np.empty(0)])),
+            "reference": packed(np.concatenate(list(ballot.reference.values()) or [np.empty(0)])),
         }
         voters = tuple(self._ask(SELECT, dict.fromkeys(participants, question)))
         (votes,) = self._add([_Vector(voters, len(places), len(voters), {"cliques": None})])
