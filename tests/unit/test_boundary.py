@@ -381,7 +381,7 @@ LAYERS = [
     {"workload", "graphical"},
     {"generators", "metrics", "estimates"},
     {"backends", "datasets"},
-    {"loop", "evaluation", "table_files", "known"},
+    {"loop", "evaluation", "table_files", "known", "scale"},
     {"impossible", "stored", "report"},
     {"public"},
     {"estimator"},

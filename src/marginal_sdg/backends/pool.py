@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from marginal_sdg.crypto.rss import bits_for
-from marginal_sdg.crypto.rss_cost import Cost, absolute_sums, argmax, one_round
+from marginal_sdg.crypto.rss_cost import Cost, noisy_selection, one_round
 from marginal_sdg.crypto.traffic import Traffic
 from marginal_sdg.domain import Clique
 from marginal_sdg.marginals import Counts, Layout
@@ -94,9 +94,8 @@ def paper_upload_bytes(workload: Workload) -> int:
 
 def select_cost(ballot: Ballot) -> Cost:
     """Of one selection by three servers: norms, noise, argmax."""
-    candidates = len(ballot.weights)
-    norms = absolute_sums(len(ballot.compared), candidates, bits_for(ballot.largest_difference))
-    return norms + one_round(candidates) + argmax(candidates, bits_for(2 * ballot.largest_score))
+    bits, score_bits = bits_for(ballot.largest_difference), bits_for(2 * ballot.largest_score)
+    return noisy_selection(len(ballot.weights), len(ballot.compared), bits, score_bits)
 
 
 def measure_cost(cells: int) -> Cost:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import click
 
 from marginal_sdg.cli.inputs import FILE
-from marginal_sdg.cli.mechanisms import MECHANISMS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -26,6 +26,22 @@ class NumberOfBins(click.ParamType[tuple[str, int]]):
         return column, int(number)
 
 
+class WholeNumber(click.ParamType[int]):
+    """A whole number from 1 to 1e15, also as 1e6."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number, exactly."""
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not (1 <= number <= 1e15 and number.is_integer()):
+            self.fail(f"{value!r} is not a whole number from 1 to 1e15, such as 500 or 1e6", param, ctx)
+        return int(number)
+
+
 class Rounds(click.ParamType[int | str]):
     """A number of rounds, or ``adaptive``."""
 
@@ -39,14 +55,18 @@ class Rounds(click.ParamType[int | str]):
         return number
 
 
+def mechanism_of(names: Iterable[str]) -> Callable[[Command], Command]:
+    """Which method."""
+    return click.option(
+        "--mechanism", type=click.Choice(list(names)), default="aim", show_default=True, help="The method."
+    )
+
+
 def of_a_fit(command: Command) -> Command:
     """What decides how a budget is spent."""
     for option in reversed(
         [
             click.option("--delta", type=float, default=1e-5, show_default=True, help="Of (epsilon, delta)."),
-            click.option(
-                "--mechanism", type=click.Choice(list(MECHANISMS)), default="aim", show_default=True, help="The method."
-            ),
             click.option("--rounds", type=Rounds(), help="A number (default 10), or adaptive."),
             click.option(
                 "--workload",

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from marginal_sdg.cli.inputs import FILE, load_domain, note, parse_workload
-from marginal_sdg.cli.mechanisms import make_mechanism
-from marginal_sdg.cli.options import of_a_fit
+from marginal_sdg.cli.mechanisms import MECHANISMS, make_mechanism
+from marginal_sdg.cli.options import WholeNumber, mechanism_of, of_a_fit
+from marginal_sdg.cli.parties import PARTIES, show_parties
 
 if TYPE_CHECKING:
     from marginal_sdg.domain import Domain
@@ -23,8 +24,15 @@ REHEARSED = 100_000  # rows; beyond it, what grows with the rows is scaled up
 @click.command()
 @click.argument("source", type=FILE, metavar="DOMAIN_OR_TABLE")
 @click.option("--epsilon", type=float, default=1.0, show_default=True, help="The privacy budget.")
+@mechanism_of([*MECHANISMS, *PARTIES])
 @of_a_fit
-@click.option("--rows", type=click.IntRange(1), help="Rehearse a fit on that many made-up rows, and time it.")
+@click.option(
+    "--rows",
+    type=WholeNumber(),
+    help="Rehearse a fit on that many made-up rows, and time it; with many parties: of all together, default 1e6.",
+)
+@click.option("--clients", type=WholeNumber(), help="Clients of flaim and distaim, default 100; data holders of fhaim.")
+@click.option("--participation", type=float, help="Share of the clients in a round, default 0.1.")
 def plan(
     source: Path,
     epsilon: float,
@@ -33,9 +41,13 @@ def plan(
     workload: str,
     target: str | None,
     rows: int | None,
+    clients: int | None,
+    participation: float | None,
     **params: Any,
 ) -> None:
     """How synthesize would split its budget, and the size of model and memory, before anything is spent.
+
+    With flaim, distaim or fhaim: bytes, memory and CPU seconds of every party at most, and which of them ends first.
 
     DOMAIN_OR_TABLE is a domain file, or a table, for which a domain is drafted.
     """
@@ -45,6 +57,12 @@ def plan(
     from marginal_sdg.known import exactly_known, known_measurements
 
     domain = _domain(source)
+    if mechanism in PARTIES:
+        names = {"epsilon": epsilon, "delta": delta, "clients": clients, "rows": rows, "participation": participation}
+        show_parties(mechanism, domain, workload, target, names | params)
+        return
+    if clients is not None or participation is not None:
+        raise click.UsageError(f"--clients and --participation are for {', '.join(PARTIES)}; {mechanism} has one table")
     queries = parse_workload(workload, domain, target)
     fit = make_mechanism(mechanism, domain, epsilon=epsilon, delta=delta, workload=queries, seed=0, **params)
     fit.check()

@@ -13,8 +13,8 @@ import click
 from click.core import ParameterSource
 
 from marginal_sdg.cli.inputs import DRAFT_CAVEAT, FILE, check_output, load_domain, note, parse_workload
-from marginal_sdg.cli.mechanisms import make_mechanism
-from marginal_sdg.cli.options import of_a_fit, of_rows
+from marginal_sdg.cli.mechanisms import MECHANISMS, make_mechanism
+from marginal_sdg.cli.options import mechanism_of, of_a_fit, of_rows
 from marginal_sdg.cli.sample import conditions, write_rows
 
 
@@ -22,6 +22,7 @@ from marginal_sdg.cli.sample import conditions, write_rows
 @click.argument("table", type=FILE)
 @click.option("--domain", "domain_file", type=FILE, required=True, help="The declared columns; see describe.")
 @click.option("--epsilon", type=float, required=True, help="The privacy budget.")
+@mechanism_of(MECHANISMS)
 @of_a_fit
 @of_rows
 @click.option("--drop", multiple=True, metavar="COLUMN", help="A column of the table to leave out; may be repeated.")

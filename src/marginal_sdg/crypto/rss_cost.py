@@ -86,5 +86,10 @@ def argmax(count: int, bits: int) -> Cost:
     return cost + one_round(words)
 
 
+def noisy_selection(candidates: int, compared: int, bits: int, score_bits: int) -> Cost:
+    """Norms of ``candidates`` over ``compared`` values of ``bits`` in all, noise, and the place of the largest."""
+    return absolute_sums(compared, candidates, bits) + one_round(candidates) + argmax(candidates, score_bits)
+
+
 def _words(count: int) -> int:
     return -(-count // WIDTH)
