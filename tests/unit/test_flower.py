@@ -32,12 +32,14 @@ class FakeGrid:
     nodes: list[Node]
     lost: dict[int, str] = field(default_factory=dict)
     seen: list[tuple[int, str, dict]] = field(default_factory=list)
+    asked: list[int] = field(default_factory=list)  # how many, every time
 
     def __len__(self):
         return len(self.nodes)
 
     def ask(self, questions):
         answers = {}
+        self.asked.append(len(questions))
         for k, question in questions.items():
             if k in self.lost and self.lost[k] in {asked for asker, asked, _ in self.seen if asker == k}:
                 continue
@@ -93,20 +95,24 @@ def test_too_few_that_stay_end_the_fit(domain, clients):
     with pytest.raises(ProtocolError, match=r"stops, with 3 clients around it where 4 must stay"):
         fit(domain, RemoteFederation(grid(clients, lost=dict.fromkeys(range(2), "keys"))), participation=1.0)
     with pytest.raises(ProtocolError, match="keys: 3 of 5 clients answered, 4 must"):
-        fit(domain, RemoteFederation(grid(clients, lost=dict.fromkeys(range(2), "enrol")), least=4), variant="census")
+        fit(domain, RemoteFederation(grid(clients, lost=dict.fromkeys(range(2), "enrol")), least=4), participation=1.0)
     with pytest.raises(ProtocolError, match="clients: 5 are there, and 6 must stand"):
         fit(domain, RemoteFederation(grid(clients), least=6))
 
 
 def test_no_cohort_is_smaller_than_agreed(domain, clients):
-    nodes = grid(clients)
-    fit(domain, RemoteFederation(nodes, least=4), participation=0.2)
-    asked = [k for k, kind, _ in nodes.seen if kind == "select"]
-    assert len(asked) >= 2 * 4
+    def fewest(least, participation=0.6):
+        nodes = grid(clients)
+        fit(domain, RemoteFederation(nodes, least), rounds=6, participation=participation)
+        return min(nodes.asked)
+
+    assert fewest(1) < 3 <= fewest(3)
+    with pytest.raises(ConfigError, match=r"participation: 0.2 of 5 clients are fewer than the 2 that must stand"):
+        fewest(2, participation=0.2)
     with pytest.raises(
         ProtocolError, match=r"client .: secure aggregation: . clients are fewer than the 5 of this client"
     ):
-        fit(domain, RemoteFederation(grid(clients, least=5), least=2), participation=0.2)
+        fit(domain, RemoteFederation(grid(clients, least=5), least=2), participation=0.6)
 
 
 def test_every_client_pays_for_what_it_takes_part_in_and_never_more_than_the_server_says(domain, clients):

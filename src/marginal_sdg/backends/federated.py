@@ -19,6 +19,7 @@ from marginal_sdg.backends.base import PublicState
 from marginal_sdg.backends.clients import Ballot, Clients, Counts, Floats, Question, Request, Sum
 from marginal_sdg.backends.variants import Variant, flaim_costs
 from marginal_sdg.domain import Clique
+from marginal_sdg.errors import ConfigError
 from marginal_sdg.privacy.ledger import Ledger
 from marginal_sdg.privacy.noise import Source
 from marginal_sdg.release import Measurement, Selection
@@ -61,7 +62,13 @@ class FederatedBackend:
         self._variant = variant
         self._local_steps = local_steps
         self._rng = source.generator()  # who takes part is public
-        self._probability = math.ceil(len(clients) * participation) / len(clients)
+        expected = math.ceil(len(clients) * participation)
+        if expected < least:
+            raise ConfigError(
+                f"participation: {participation:g} of {len(clients)} clients are fewer than the {least} that must "
+                "stand behind every sum; raise it"
+            )
+        self._probability = expected / len(clients)
         self._padded = padded
         self._min_cohort = 1 if padded else min_cohort
         self._least = least

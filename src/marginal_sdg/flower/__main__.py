@@ -37,6 +37,7 @@ def _demonstrate(options: argparse.Namespace) -> None:
     if find_spec("flwr") is None:
         raise ConfigError("flwr: is not installed; pip install 'marginal-sdg[flower]', with Python 3.11 or newer")
     start = time.perf_counter()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing outlives this
     options.out.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         home = Path(folder)
