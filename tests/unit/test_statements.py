@@ -33,12 +33,13 @@ def test_a_rule_fails_at_a_single_place_and_only_where_it_applies(statements):
 
 def test_no_statement_holds_for_every_outcome(statements):
     """Swap good and bad: what holds where methods order as the paper says must fail in the reverse order."""
-    order = [statements.AIM, statements.DIST, statements.PRIVATE, statements.ORACLE, statements.NAIVE]
+    combined, proxy = statements.COMBINED, statements.PROXY
+    order = [statements.AIM, statements.DIST, combined, statements.PRIVATE, statements.ORACLE, proxy, statements.NAIVE]
     for statement in statements.STATEMENTS:
         seen = set()
         for ranks, slope, many in itertools.product((order, order[::-1]), (-1, 1), (0.5, 1.05)):
             places = {
-                x: 1 + slope * 0.08 * i for i, x in enumerate((0.05, 0.2, 1.0, 2.0, 8.0, 16.0, 32.0, 64.0, 100.0))
+                x: 1 + slope * 0.08 * i for i, x in enumerate((0.05, 0.2, 1.0, 2.0, 8.0, 10.0, 16.0, 32.0, 64.0, 100.0))
             }
             line = {method: {x: (k + 1) * e for x, e in places.items()} for k, method in enumerate(ranks)}
             for method in statements.FLAIMS:
