@@ -96,10 +96,6 @@ class Desk:
         else:
             total += np.frombuffer(payload, dtype=np.uint64)
 
-    def forget(self, client: int, wave: int) -> None:
-        """Drop an upload that did not reach all servers, so that the client may send it again."""
-        self._taken.discard((client, wave))
-
 
 def _nonce(number: int) -> bytes:
     return number.to_bytes(12, "little")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,8 +56,3 @@ def _same(value: Any, published: str) -> bool:
         return math.isclose(float(value), float(published), rel_tol=1e-9)
     except ValueError:
         return False
-
-
-def rows_of(cells: Sequence[RunParams], targets: Targets) -> int:
-    """How many of the cells have a published number."""
-    return sum(bool(targets.of(cell)) for cell in cells)
