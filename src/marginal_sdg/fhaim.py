@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from marginal_sdg.backends.distance import NAMES, Distance
@@ -58,6 +59,9 @@ class FHAIM(Synthesizer):
     server, keyholder : str, optional
         With "bgv": addresses, "host:port", of ``python -m marginal_sdg.roles``; this process is the data holder's.
         Both roles run in this process by default.
+    identity : str, optional
+        Folder with this process's certificate and key, made by ``python -m marginal_sdg.roles certificates``. Without
+        one, connections are neither encrypted nor authenticated, and both roles must be on this machine.
     timeout : float
         Seconds to wait for an answer of theirs.
 
@@ -82,6 +86,7 @@ class FHAIM(Synthesizer):
     threshold: bool = field(default=False, kw_only=True)
     server: str | None = field(default=None, kw_only=True)
     keyholder: str | None = field(default=None, kw_only=True)
+    identity: Path | str | None = field(default=None, kw_only=True)
     timeout: float = field(default=600.0, kw_only=True)
 
     def fit(self, table: Records | Sequence[Records], *, ledger: Ledger | None = None) -> FHAIM:
@@ -158,11 +163,15 @@ class FHAIM(Synthesizer):
         from marginal_sdg.backends.sealed import SealedVault
         from marginal_sdg.crypto.channel import Channel
         from marginal_sdg.crypto.fhe.parties import KEY_HOLDER, SERVER, Party
+        from marginal_sdg.crypto.identity import Identity
 
         parties: tuple[Party, Party] | None = None
         if self.server is not None and self.keyholder is not None:
-            server = connections.enter_context(Channel.connect(self.server, SERVER, self.timeout))
-            keyholder = connections.enter_context(Channel.connect(self.keyholder, KEY_HOLDER, self.timeout))
+            identity = None if self.identity is None else Identity.load(self.identity)
+            server, keyholder = (
+                connections.enter_context(Channel.connect(where, role, self.timeout, identity))
+                for where, role in ((self.server, SERVER), (self.keyholder, KEY_HOLDER))
+            )
             parties = server, keyholder
         return SealedVault(
             tables,

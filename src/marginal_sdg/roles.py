@@ -1,31 +1,37 @@
-"""FHAIM's roles as processes of one machine: key holder and server as services, and a data holder that asks them.
+"""FHAIM's roles as processes: key holder and server as services, and a data holder that asks them.
 
-    python -m marginal_sdg.roles keyholder --listen 127.0.0.1:7102
-    python -m marginal_sdg.roles server --listen 127.0.0.1:7101
-    python -m marginal_sdg.roles holder --dataset diabetes_pima --epsilon 1 --out synthetic.csv
+    python -m marginal_sdg.roles certificates --out identities
+    python -m marginal_sdg.roles keyholder --listen 0.0.0.0:7102 --identity identities/key-holder
+    python -m marginal_sdg.roles server --listen 0.0.0.0:7101 --identity identities/server
+    python -m marginal_sdg.roles holder --dataset diabetes_pima --server there:7101 --keyholder elsewhere:7102 \\
+        --identity identities/data-holder-1 --epsilon 1 --out synthetic.csv
     python -m marginal_sdg.roles demo --dataset diabetes_pima --epsilon 1 --out synthetic.csv    # starts the three
 
-The data holder runs the loop, whose model is public: it alone has the table, pays the ledger and makes the noise. A
-service makes fresh secrets for every session, has one at a time, and ends it at the first error with one line.
-Exit code 0: done, 1: a role failed, 2: bad input.
+Connections are gRPC's, encrypted and authenticated at both ends by certificates of one authority; on one machine they
+may go without. The data holder runs the loop, whose model is public: it alone has the table, pays the ledger and makes
+the noise. A service makes fresh secrets for every session, has one at a time, and ends it at the first error with one
+line. Exit code 0: done, 1: a role failed, 2: bad input.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import Any, TextIO
 
-from marginal_sdg.crypto.channel import Channel, address
+from marginal_sdg.crypto.channel import Channel
 from marginal_sdg.crypto.fhe.library import openfhe
 from marginal_sdg.crypto.fhe.parties import KEY_HOLDER, SERVER, KeyParty, Party, ServerParty
+from marginal_sdg.crypto.identity import KEY, Identity, certified, issue
+from marginal_sdg.crypto.stream import Service, Stream
 from marginal_sdg.errors import MarginalSDGError, ProtocolError
 from marginal_sdg.privacy.noise import Source
 
@@ -35,13 +41,17 @@ PARTIES: dict[str, Callable[[Callable[[], bytes]], Party]] = {SERVER: ServerPart
 _PYTHON = (sys.executable, "-m", "marginal_sdg.roles")
 
 
-def serve(role: str, listener: socket.socket, timeout: float, tell: Callable[[str], None]) -> None:
-    """Answer one data holder after the other, for ever. ``tell`` is told of every session in one line."""
-    make = PARTIES[role]
-    while True:
-        connection, _ = listener.accept()
-        with closing(Channel(connection, HOLDER, timeout)) as channel:
+def serve(
+    role: str, where: str, timeout: float, tell: Callable[[str], None], identity: Identity | None = None
+) -> Service:
+    """Answer one data holder after the other, until the service is closed. ``tell`` gets a line for every session."""
+    make, turn = PARTIES[role], Lock()
+
+    def session(stream: Stream) -> None:
+        with turn:
+            channel = Channel(stream, HOLDER, timeout)
             try:
+                _admit(stream.peer, identity)
                 channel.greet(role)
                 party = make(Source.system().key)
                 party.partner = channel.ask_back
@@ -51,14 +61,39 @@ def serve(role: str, listener: socket.socket, timeout: float, tell: Callable[[st
                 tell(f"session ended: {error}")
                 channel.fail(error)
 
+    return Service(where, session, identity)
+
+
+def _admit(peer: str, identity: Identity | None) -> None:
+    """Only data holders ask."""
+    if identity is not None and not peer.startswith(certified(HOLDER)):
+        raise ProtocolError(f"{peer}: its certificate is none of a data holder, and only these have questions here")
+
 
 def _listen(options: argparse.Namespace) -> None:
     openfhe()
     role = SERVICES[options.role]
-    with socket.create_server(address(options.listen)) as listener:
-        host, port = listener.getsockname()[:2]
-        _say(role, f"process {os.getpid()}, listening on {host}:{port}")
-        serve(role, listener, options.timeout, lambda text: _say(role, text, sys.stderr))
+    service = serve(
+        role, options.listen, options.timeout, lambda text: _say(role, text, sys.stderr), _identity(options)
+    )
+    try:
+        _say(role, f"process {os.getpid()}, listening on {options.listen.rpartition(':')[0]}:{service.port}")
+        service.wait()
+    finally:
+        service.close()
+
+
+def _identity(options: argparse.Namespace) -> Identity | None:
+    return None if options.identity is None else Identity.load(options.identity)
+
+
+def _certify(options: argparse.Namespace) -> None:
+    names = (certified(role) for role in (SERVER, KEY_HOLDER))
+    holders = [f"{certified(HOLDER)}-{number}" for number in range(1, options.holders + 1)]
+    issue(options.out, [*names, *holders])
+    _say(
+        "certificates", f"{options.out}: one folder for each role; give each to its role alone, and keep {KEY} offline"
+    )
 
 
 def _hold(options: argparse.Namespace) -> None:
@@ -86,6 +121,7 @@ def _hold(options: argparse.Namespace) -> None:
         engine="bgv",
         server=options.server,
         keyholder=options.keyholder,
+        identity=options.identity,
         timeout=options.timeout,
         seed=options.seed,
         on_event=_tell,
@@ -107,9 +143,14 @@ def _demonstrate(options: argparse.Namespace) -> None:
     """Three processes: two services on free ports, and the data holder with all other arguments."""
     start = time.perf_counter()
     with ExitStack() as stack:
-        services = [(name, stack.enter_context(_service(name, options.timeout))) for name in SERVICES]
-        command = [*_PYTHON, "holder", *options.arguments[1:]]
-        for name, process in services:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        issue(folder, map(certified, (SERVER, KEY_HOLDER, HOLDER)))
+        command = [*_PYTHON, "holder", *options.arguments[1:], "--identity", str(folder / certified(HOLDER))]
+        started = [
+            (name, stack.enter_context(_service(name, options.timeout, folder / certified(role))))
+            for name, role in SERVICES.items()
+        ]
+        for name, process in started:
             assert process.stdout is not None
             greeting = process.stdout.readline()
             if not greeting:
@@ -124,9 +165,9 @@ def _demonstrate(options: argparse.Namespace) -> None:
 
 
 @contextmanager
-def _service(name: str, timeout: float) -> Iterator[subprocess.Popen[str]]:
+def _service(name: str, timeout: float, identity: Path) -> Iterator[subprocess.Popen[str]]:
     """A service in a process of its own."""
-    command = [*_PYTHON, name, "--listen", "127.0.0.1:0", "--timeout", str(timeout)]
+    command = [*_PYTHON, name, "--listen", "127.0.0.1:0", "--timeout", str(timeout), "--identity", str(identity)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield process
@@ -166,7 +207,12 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--seed", type=int, help="for experiments that repeat, not for a release")
         command.add_argument("--out", type=Path, default=Path("synthetic.csv"))
     for command in roles.choices.values():
+        command.add_argument("--identity", type=Path, metavar="FOLDER", help="certificate and key, see certificates")
         command.add_argument("--timeout", type=float, default=600.0, help="seconds to wait for a message")
+    certificates = roles.add_parser("certificates", help="make an identity for every role")
+    certificates.add_argument("--out", type=Path, default=Path("identities"))
+    certificates.add_argument("--holders", type=int, default=1, help="number of data holders")
+    certificates.set_defaults(run=_certify)
     return parser
 
 
