@@ -59,6 +59,9 @@ class FHAIM(Synthesizer):
     server, keyholder : str, optional
         With "bgv": addresses, "host:port", of ``python -m marginal_sdg.roles``; this process is the data holder's.
         Both roles run in this process by default.
+    others : sequence of str
+        With ``server`` and ``keyholder``: addresses of data holders elsewhere (``python -m marginal_sdg.roles holder
+        --listen``), who have other records. Each encrypts its own, and pays for and draws its part of the noise.
     identity : str, optional
         Folder with this process's certificate and key, made by ``python -m marginal_sdg.roles certificates``. Without
         one, connections are neither encrypted nor authenticated, and both roles must be on this machine.
@@ -86,6 +89,7 @@ class FHAIM(Synthesizer):
     threshold: bool = field(default=False, kw_only=True)
     server: str | None = field(default=None, kw_only=True)
     keyholder: str | None = field(default=None, kw_only=True)
+    others: Sequence[str] = field(default=(), kw_only=True)
     identity: Path | str | None = field(default=None, kw_only=True)
     timeout: float = field(default=600.0, kw_only=True)
 
@@ -97,10 +101,11 @@ class FHAIM(Synthesizer):
         """
         budget, workload = self._checked()
         given: list[Any] = list(table) if isinstance(table, list | tuple) else [table]
-        self._check_roles(len(given))
+        holders = len(given) + len(self.others)
+        self._check_roles(holders)
         plan_schedule(self.rounds, AIM_COSTS, budget.rho, self.gaussian_share, 1)
         split = split_rows if self.split == "rows" else split_columns
-        tables = split(given, self.domain, self.max_records)
+        tables = split(given, self.domain, self.max_records, holders)
         self._keep_types(given)
         noise, _ = self._sources()
         account = Ledger(budget, noise, group=self.records_per_person, parent=ledger)
@@ -109,7 +114,7 @@ class FHAIM(Synthesizer):
         with ExitStack() as connections:
             vault = self._vault(tables, workload, connections)
             distance = Distance(self.score, self.max_records, approximate=self.engine == "ckks")
-            backend = EncryptedBackend(vault, workload, distance, holders=len(tables))
+            backend = EncryptedBackend(vault, workload, distance, holders=holders, elsewhere=len(self.others))
             self._run(backend, workload, account, start_rounds=16 * len(self.domain))
         self.communication_ = vault.traffic
         self.encryption_ = vault.costs()
@@ -126,6 +131,8 @@ class FHAIM(Synthesizer):
             raise ConfigError("upload: no holder of some columns has the marginals; split='columns' needs 'records'")
         if (self.server is None) != (self.keyholder is None):
             raise ConfigError("server: needs the key holder's address as well; give both or none")
+        if self.others and (self.server is None or self.split == "columns" or holders != 1 + len(self.others)):
+            raise ConfigError("others: need server and keyholder, split='rows', and one table here")
         self._check_engine(holders)
         if not self.timeout > 0:
             raise ConfigError(f"timeout: must be a positive number of seconds, got {self.timeout}")
@@ -161,24 +168,41 @@ class FHAIM(Synthesizer):
 
             return CkksVault(tables[0], workload, self._keys.key, score=self.score, release=self.release, **limits)
         from marginal_sdg.backends.sealed import SealedVault
-        from marginal_sdg.crypto.channel import Channel
-        from marginal_sdg.crypto.fhe.parties import KEY_HOLDER, SERVER, Party
-        from marginal_sdg.crypto.identity import Identity
 
-        parties: tuple[Party, Party] | None = None
-        if self.server is not None and self.keyholder is not None:
-            identity = None if self.identity is None else Identity.load(self.identity)
-            server, keyholder = (
-                connections.enter_context(Channel.connect(where, role, self.timeout, identity))
-                for where, role in ((self.server, SERVER), (self.keyholder, KEY_HOLDER))
-            )
-            parties = server, keyholder
         return SealedVault(
             tables,
             workload,
             self._keys.key,
             upload=self.upload,
             threshold=self.threshold,
-            parties=parties,
+            **self._elsewhere(connections),
             **limits,
         )
+
+    def _elsewhere(self, connections: ExitStack) -> dict[str, Any]:
+        """The roles that are not in this process."""
+        if self.server is None or self.keyholder is None:
+            return {}
+        from marginal_sdg.backends.agreement import Agreement
+        from marginal_sdg.backends.others import Others
+        from marginal_sdg.crypto.channel import Channel
+        from marginal_sdg.crypto.fhe.parties import HOLDER, KEY_HOLDER, SERVER
+        from marginal_sdg.crypto.identity import Identity
+
+        identity = None if self.identity is None else Identity.load(self.identity)
+
+        def connect(where: str, role: str) -> Channel:
+            return connections.enter_context(Channel.connect(where, role, self.timeout, identity))
+
+        agreement = Agreement(
+            domain=self.domain.to_dict(),
+            epsilon=self.epsilon,
+            delta=self.delta,
+            group=self.records_per_person,
+            holders=1 + len(self.others),
+            max_records=self.max_records,
+            upload=self.upload,
+            score=self.score,
+        )
+        parties = connect(self.server, SERVER), connect(self.keyholder, KEY_HOLDER)
+        return {"parties": parties, "others": Others([connect(where, HOLDER) for where in self.others], agreement)}

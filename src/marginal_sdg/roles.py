@@ -1,16 +1,18 @@
 """FHAIM's roles as processes: key holder and server as services, and a data holder that asks them.
 
-    python -m marginal_sdg.roles certificates --out identities
+    python -m marginal_sdg.roles certificates --holders 2 --out identities
     python -m marginal_sdg.roles keyholder --listen 0.0.0.0:7102 --identity identities/key-holder
     python -m marginal_sdg.roles server --listen 0.0.0.0:7101 --identity identities/server
-    python -m marginal_sdg.roles holder --dataset diabetes_pima --server there:7101 --keyholder elsewhere:7102 \\
-        --identity identities/data-holder-1 --epsilon 1 --out synthetic.csv
-    python -m marginal_sdg.roles demo --dataset diabetes_pima --epsilon 1 --out synthetic.csv    # starts the three
+    python -m marginal_sdg.roles holder --csv two.csv --domain d.yaml --listen 0.0.0.0:7103 \\
+        --identity identities/data-holder-2                  # another data holder, which waits to be asked
+    python -m marginal_sdg.roles holder --csv one.csv --domain d.yaml --server a:7101 --keyholder b:7102 \\
+        --others c:7103 --identity identities/data-holder-1 --out synthetic.csv
+    python -m marginal_sdg.roles demo --dataset diabetes_pima --holders 2 --out synthetic.csv    # starts all
 
 Connections are gRPC's, encrypted and authenticated at both ends by certificates of one authority; on one machine they
-may go without. The data holder runs the loop, whose model is public: it alone has the table, pays the ledger and makes
-the noise. A service makes fresh secrets for every session, has one at a time, and ends it at the first error with one
-line. Exit code 0: done, 1: a role failed, 2: bad input.
+may go without. The first data holder runs the loop, whose model is public. Every data holder has its own table, pays
+from its own ledger and makes its part of the noise. A service makes fresh secrets for every session, has one at a time,
+and ends it at the first error with one line. Exit code 0: done, 1: a role failed, 2: bad input.
 """
 
 from __future__ import annotations
@@ -21,31 +23,66 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import Lock
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from marginal_sdg.crypto.channel import Channel
 from marginal_sdg.crypto.fhe.library import openfhe
-from marginal_sdg.crypto.fhe.parties import KEY_HOLDER, SERVER, KeyParty, Party, ServerParty
+from marginal_sdg.crypto.fhe.parties import (
+    HOLDER,
+    KEY_HOLDER,
+    SERVER,
+    KeyParty,
+    Party,
+    ServerParty,
+    Sign,
+    unsigned,
+)
 from marginal_sdg.crypto.identity import KEY, Identity, certified, issue
 from marginal_sdg.crypto.stream import Service, Stream
+from marginal_sdg.domain import Domain
+from marginal_sdg.encoding import encode
 from marginal_sdg.errors import MarginalSDGError, ProtocolError
+from marginal_sdg.privacy.budget import Budget
+from marginal_sdg.privacy.ledger import Ledger
 from marginal_sdg.privacy.noise import Source
 
-HOLDER = "data holder"
+if TYPE_CHECKING:
+    import pandas as pd
+
 SERVICES = {"server": SERVER, "keyholder": KEY_HOLDER}
-PARTIES: dict[str, Callable[[Callable[[], bytes]], Party]] = {SERVER: ServerParty, KEY_HOLDER: KeyParty}
+PARTIES: dict[str, Callable[[Callable[[], bytes], Sign], Party]] = {SERVER: ServerParty, KEY_HOLDER: KeyParty}
 _PYTHON = (sys.executable, "-m", "marginal_sdg.roles")
 
 
+class Answering(Protocol):
+    """What answers the questions of one session."""
+
+    partner: Callable[[bytes], bytes] | None
+
+    def ask(self, step: int, chunks: Iterator[bytes]) -> Iterable[bytes]:
+        """The answer to one."""
+        ...
+
+
+def party(role: str, identity: Identity | None = None) -> Party:
+    """A server or a key holder with fresh secrets."""
+    return PARTIES[role](Source.system().key, unsigned if identity is None else identity.sign)
+
+
 def serve(
-    role: str, where: str, timeout: float, tell: Callable[[str], None], identity: Identity | None = None
+    role: str,
+    make: Callable[[], Answering],
+    where: str,
+    timeout: float,
+    tell: Callable[[str], None],
+    identity: Identity | None = None,
 ) -> Service:
     """Answer one data holder after the other, until the service is closed. ``tell`` gets a line for every session."""
-    make, turn = PARTIES[role], Lock()
+    turn = Lock()
 
     def session(stream: Stream) -> None:
         with turn:
@@ -53,9 +90,9 @@ def serve(
             try:
                 _admit(stream.peer, identity)
                 channel.greet(role)
-                party = make(Source.system().key)
-                party.partner = channel.ask_back
-                channel.serve(party.ask)
+                answering = make()
+                answering.partner = channel.ask_back
+                channel.serve(answering.ask)
                 tell("session done")
             except MarginalSDGError as error:
                 tell(f"session ended: {error}")
@@ -71,11 +108,14 @@ def _admit(peer: str, identity: Identity | None) -> None:
 
 
 def _listen(options: argparse.Namespace) -> None:
+    """As server or key holder."""
+    role, identity = SERVICES[options.role], _identity(options)
+    _wait(options, role, lambda: party(role, identity), identity)
+
+
+def _wait(options: argparse.Namespace, role: str, make: Callable[[], Answering], identity: Identity | None) -> None:
     openfhe()
-    role = SERVICES[options.role]
-    service = serve(
-        role, options.listen, options.timeout, lambda text: _say(role, text, sys.stderr), _identity(options)
-    )
+    service = serve(role, make, options.listen, options.timeout, lambda text: _say(role, text, sys.stderr), identity)
     try:
         _say(role, f"process {os.getpid()}, listening on {options.listen.rpartition(':')[0]}:{service.port}")
         service.wait()
@@ -97,23 +137,55 @@ def _certify(options: argparse.Namespace) -> None:
 
 
 def _hold(options: argparse.Namespace) -> None:
-    """Synthesise as the data holder."""
+    """As a data holder: the one that asks, or with ``--listen`` one that is asked."""
+    if options.listen:
+        identity = _identity(options)
+        _wait(options, HOLDER, _other_holder(options, identity), identity)
+    else:
+        _synthesise(options)
+
+
+def _records(options: argparse.Namespace) -> tuple[pd.DataFrame, Domain]:
     import pandas as pd
 
     from marginal_sdg.datasets import load_dataset
-    from marginal_sdg.domain import Domain
-    from marginal_sdg.fhaim import FHAIM
 
     if options.dataset:
         dataset = load_dataset(options.dataset)
-        frame, domain = dataset.frame, dataset.domain
-    else:
-        frame, domain = pd.read_csv(options.csv), Domain.load(options.domain)
+        return dataset.frame, dataset.domain
+    return pd.read_csv(options.csv), Domain.load(options.domain)
+
+
+def _other_holder(options: argparse.Namespace, identity: Identity | None) -> Callable[[], Answering]:
+    """All its sessions together spend ``--total-epsilon``; with ``--ledger``, all that use this file."""
+    from marginal_sdg.backends.other_holder import OtherHolder
+    from marginal_sdg.privacy.ledger_file import FiledLedger, LedgerFile
+
+    frame, domain = _records(options)
+    table, source = encode(frame, domain), Source.system()
+    limit, total = (Budget(e, options.delta) for e in (options.epsilon, options.total_epsilon or options.epsilon))
+    accounts: dict[int, Ledger] = {}
+
+    def account(budget: Budget, group: int) -> Ledger:
+        if options.ledger:
+            return FiledLedger(LedgerFile(options.ledger, total, group), budget, "session")
+        if accounts and group not in accounts:
+            raise ProtocolError(f"group: this data holder has protected people with {min(accounts)} records so far")
+        return accounts.setdefault(group, Ledger(total, source, group=group))
+
+    return lambda: OtherHolder(table, limit, account, source, identity)
+
+
+def _synthesise(options: argparse.Namespace) -> None:
+    from marginal_sdg.fhaim import FHAIM
+
+    frame, domain = _records(options)
     _say(HOLDER, f"process {os.getpid()}, epsilon {options.epsilon:g}, {options.rounds} rounds")
     start = time.perf_counter()
     fhaim = FHAIM(
         domain,
         epsilon=options.epsilon,
+        delta=options.delta,
         rounds=options.rounds,
         max_records=options.max_records,
         upload=options.upload,
@@ -121,6 +193,7 @@ def _hold(options: argparse.Namespace) -> None:
         engine="bgv",
         server=options.server,
         keyholder=options.keyholder,
+        others=options.others,
         identity=options.identity,
         timeout=options.timeout,
         seed=options.seed,
@@ -140,37 +213,64 @@ def _tell(event: Mapping[str, Any]) -> None:
 
 
 def _demonstrate(options: argparse.Namespace) -> None:
-    """Three processes: two services on free ports, and the data holder with all other arguments."""
+    """Every role as a process with a folder of its own, on free ports; nothing is shared but the network."""
     start = time.perf_counter()
+    frame, domain = _records(options)
+    holders = [f"{certified(HOLDER)}-{number}" for number in range(1, options.holders + 1)]
+    common = ["--timeout", str(options.timeout)]
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        issue(folder, map(certified, (SERVER, KEY_HOLDER, HOLDER)))
-        command = [*_PYTHON, "holder", *options.arguments[1:], "--identity", str(folder / certified(HOLDER))]
-        started = [
-            (name, stack.enter_context(_service(name, options.timeout, folder / certified(role))))
-            for name, role in SERVICES.items()
+        issue(folder, [*map(certified, SERVICES.values()), *holders])
+        for place, name in enumerate(holders):
+            frame.iloc[place :: options.holders].to_csv(folder / name / "table.csv", index=False)
+            domain.save(folder / name / "domain.yaml")
+
+        def arguments(name: str) -> list[str]:
+            own = folder / name
+            table = ["--csv", str(own / "table.csv"), "--domain", str(own / "domain.yaml")] if name in holders else []
+            return [*table, "--identity", str(own), *common]
+
+        where = {
+            name: stack.enter_context(_service([name, *arguments(certified(role))])) for name, role in SERVICES.items()
+        }
+        budget = ["--epsilon", str(options.epsilon), "--delta", str(options.delta)]
+        others = [stack.enter_context(_service(["holder", *arguments(name), *budget])) for name in holders[1:]]
+        asked = [
+            "--server",
+            where["server"],
+            "--keyholder",
+            where["keyholder"],
+            *(("--others", *others) if others else ()),
         ]
-        for name, process in started:
-            assert process.stdout is not None
-            greeting = process.stdout.readline()
-            if not greeting:
-                raise ProtocolError(f"{name}: did not start")
-            sys.stdout.write(greeting)
-            command += [f"--{name}", greeting.split()[-1]]
-        sys.stdout.flush()
+        chosen = [
+            "--rounds",
+            str(options.rounds),
+            "--max-records",
+            str(options.max_records),
+            "--upload",
+            options.upload,
+        ]
+        chosen += ["--threshold"] * options.threshold + ["--seed", str(options.seed)] * (options.seed is not None)
+        command = [*_PYTHON, "holder", *arguments(holders[0]), *budget, *asked, *chosen, "--out", str(options.out)]
         code = subprocess.run(command).returncode
     if code:
         raise SystemExit(code)
-    _say("all three", f"{time.perf_counter() - start:.1f} s with their start")
+    _say("all roles", f"{time.perf_counter() - start:.1f} s with their start")
 
 
 @contextmanager
-def _service(name: str, timeout: float, identity: Path) -> Iterator[subprocess.Popen[str]]:
-    """A service in a process of its own."""
-    command = [*_PYTHON, name, "--listen", "127.0.0.1:0", "--timeout", str(timeout), "--identity", str(identity)]
+def _service(arguments: Sequence[str]) -> Iterator[str]:
+    """A service in a process of its own; its address."""
+    command = [*_PYTHON, *arguments, "--listen", "127.0.0.1:0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
-            yield process
+            assert process.stdout is not None
+            greeting = process.stdout.readline()
+            if not greeting:
+                raise ProtocolError(f"{arguments[0]}: did not start")
+            sys.stdout.write(greeting)
+            sys.stdout.flush()
+            yield greeting.split()[-1]
         finally:
             process.terminate()
 
@@ -182,17 +282,24 @@ def _say(role: str, text: str, stream: TextIO | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m marginal_sdg.roles", description="FHAIM in three processes.")
+    parser = argparse.ArgumentParser(
+        prog="python -m marginal_sdg.roles", description="FHAIM in processes of its roles."
+    )
     roles = parser.add_subparsers(dest="role", required=True)
     for name, port in (("keyholder", 7102), ("server", 7101)):
         service = roles.add_parser(name, help=f"answer data holders as the {SERVICES[name]}")
         service.add_argument("--listen", default=f"127.0.0.1:{port}", metavar="HOST:PORT")
         service.set_defaults(run=_listen)
-    holder = roles.add_parser("holder", help="synthesise a table that only this process has")
-    demo = roles.add_parser("demo", help="start all three, on free ports")
+    holder = roles.add_parser("holder", help="a data holder: it alone has its table")
     holder.add_argument("--server", default="127.0.0.1:7101", metavar="HOST:PORT")
     holder.add_argument("--keyholder", default="127.0.0.1:7102", metavar="HOST:PORT")
+    holder.add_argument("--others", nargs="+", default=(), metavar="HOST:PORT", help="data holders of other records")
+    holder.add_argument("--listen", metavar="HOST:PORT", help="be one of these others, and wait to be asked")
+    holder.add_argument("--ledger", type=Path, help="with --listen: file that adds up what all sessions spend")
+    holder.add_argument("--total-epsilon", type=float, help="with --listen: what they may spend (default --epsilon)")
     holder.set_defaults(run=_hold)
+    demo = roles.add_parser("demo", help="start all, on free ports of this machine")
+    demo.add_argument("--holders", type=int, default=1, help="number of data holders")
     demo.set_defaults(run=_demonstrate)
     for command in (holder, demo):
         table = command.add_mutually_exclusive_group(required=True)
@@ -200,15 +307,17 @@ def _parser() -> argparse.ArgumentParser:
         table.add_argument("--csv", type=Path, help="a table of your own, with --domain")
         command.add_argument("--domain", type=Path, help="the declared columns of --csv, as YAML or JSON")
         command.add_argument("--epsilon", type=float, default=1.0)
+        command.add_argument("--delta", type=float, default=1e-5)
         command.add_argument("--rounds", type=int, default=20)
-        command.add_argument("--max-records", type=int, default=1000, help="public cap on the number of records")
+        command.add_argument("--max-records", type=int, default=1000, help="public cap on the number of all records")
         command.add_argument("--upload", choices=("records", "marginals"), default="records")
         command.add_argument("--threshold", action="store_true", help="keep a half of the secret key here")
         command.add_argument("--seed", type=int, help="for experiments that repeat, not for a release")
         command.add_argument("--out", type=Path, default=Path("synthetic.csv"))
     for command in roles.choices.values():
-        command.add_argument("--identity", type=Path, metavar="FOLDER", help="certificate and key, see certificates")
         command.add_argument("--timeout", type=float, default=600.0, help="seconds to wait for a message")
+    for name in (*SERVICES, "holder"):
+        roles.choices[name].add_argument("--identity", type=Path, metavar="FOLDER", help="see certificates")
     certificates = roles.add_parser("certificates", help="make an identity for every role")
     certificates.add_argument("--out", type=Path, default=Path("identities"))
     certificates.add_argument("--holders", type=int, default=1, help="number of data holders")
@@ -218,9 +327,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one role, or all."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
     parser = _parser()
-    options = parser.parse_args(given, argparse.Namespace(arguments=given))
+    options = parser.parse_args(arguments)
     if getattr(options, "csv", None) and not options.domain:
         parser.error("--csv needs --domain, the declared columns")
     try:

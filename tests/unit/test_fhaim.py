@@ -89,7 +89,7 @@ def test_candidates_whose_squares_may_not_fit_are_left_out(pairs):
     seen = []
 
     class Watched(ClearVault):
-        def select(self, ballot, noise, largest_noise):
+        def select(self, ballot, noise, largest_noise, step=None):
             seen.append(ballot)
             return super().select(ballot, noise, largest_noise)
 

@@ -130,11 +130,12 @@ def test_three_processes_release_what_one_does_in_the_clear_until_one_is_killed(
 
 @ENCRYPTED
 @pytest.mark.slow
-def test_the_demonstration_starts_three_processes_and_writes_rows(tmp_path):
+def test_the_demonstration_starts_all_processes_and_writes_rows(tmp_path):
     command = [sys.executable, "-m", "marginal_sdg.roles", "demo", "--dataset", "diabetes_pima", "--rounds", "2"]
-    run = subprocess.run([*command, "--out", tmp_path / "rows.csv"], capture_output=True, text=True, check=True)
-    assert len(set(re.findall(r"process (\d+)", run.stdout))) == 3
-    assert "spent epsilon 1 on 5 releases" in run.stdout and run.stderr.count("session done") == 2
+    command += ["--holders", "2", "--out", tmp_path / "rows.csv"]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert len(set(re.findall(r"process (\d+)", run.stdout))) == 4
+    assert "spent epsilon 1 on 5 releases" in run.stdout and run.stderr.count("session done") == 3
     assert 500 < len(pd.read_csv(tmp_path / "rows.csv")) < 1100
 
 
@@ -146,7 +147,7 @@ def served(role, timeout=TIMEOUT):
     """A role behind an address, in this process; the address, and what it says about its sessions."""
     pytest.importorskip("grpc", reason="roles need the extra services")
     said = []
-    service = roles.serve(role, "127.0.0.1:0", timeout, said.append)
+    service = roles.serve(role, lambda: roles.party(role), "127.0.0.1:0", timeout, said.append)
     try:
         yield f"127.0.0.1:{service.port}", said
     finally:
@@ -223,7 +224,7 @@ def test_more_records_than_the_cap_are_named(keyholder):
 def test_more_decryptions_than_declared_are_named():
     def play(channel):
         terms = Terms(LAYOUT, 0, False).pack()
-        public_key, evaluation_keys = channel.ask(Step.OPEN, [terms])
+        public_key, evaluation_keys, _ = channel.ask(Step.OPEN, [terms])
         server = ServerParty(Source.system().key)
         server.ask(Step.OPEN, [terms, public_key, evaluation_keys])
         server.ask(Step.UPLOAD, upload(public_key))
@@ -268,7 +269,8 @@ def test_the_wrong_role_at_an_address_is_named():
 def test_only_data_holders_are_let_in(tmp_path):
     issue(tmp_path, ["server", "key-holder", "data-holder-7"])
     said = []
-    service = roles.serve(SERVER, "127.0.0.1:0", TIMEOUT, said.append, Identity.load(tmp_path / "server"))
+    identity = Identity.load(tmp_path / "server")
+    service = roles.serve(SERVER, lambda: roles.party(SERVER), "127.0.0.1:0", TIMEOUT, said.append, identity)
     where = f"127.0.0.1:{service.port}"
     with pytest.raises(ProtocolError, match="key-holder: its certificate is none of a data holder"):
         Channel.connect(where, SERVER, TIMEOUT, Identity.load(tmp_path / "key-holder"))

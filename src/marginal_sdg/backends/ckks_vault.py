@@ -21,6 +21,7 @@ from marginal_sdg.domain import Clique
 from marginal_sdg.encoding import Table
 from marginal_sdg.errors import ConfigError, ProtocolError
 from marginal_sdg.marginals import Counts
+from marginal_sdg.schedule import Step
 from marginal_sdg.workload import Workload
 
 _MODULUS = 2**62  # of the shares of scores
@@ -91,7 +92,7 @@ class CkksVault:
         """What the upload and the marginals took."""
         return self._meter.costs("ckks", self._layout.profile.ring, self._evaluation_key_bytes)
 
-    def select(self, ballot: Ballot, noise: Sequence[Counts], largest_noise: int) -> int:
+    def select(self, ballot: Ballot, noise: Sequence[Counts], largest_noise: int, step: Step | None = None) -> int:
         """The winner's place."""
         if ballot.distance.name != self._score:
             raise ProtocolError(f"score: this vault has levels for {self._score!r}, not for {ballot.distance.name!r}")
@@ -142,7 +143,9 @@ class CkksVault:
         scores = np.array([noisy[c] for c in models]) * self._steps * weights - ballot.penalties
         return int(np.argmax(scores))
 
-    def measure(self, cliques: Sequence[Clique], noise: Sequence[Sequence[Counts]]) -> list[Counts]:
+    def measure(
+        self, cliques: Sequence[Clique], noise: Sequence[Sequence[Counts]], step: Step | None = None
+    ) -> list[Counts]:
         """Marginal and noise are added under encryption; the key holder decrypts and rounds the sum."""
         (own,) = noise
         with self._meter.phase("measure"):

@@ -30,14 +30,19 @@ class EncryptedBackend:
 
     Scores are w_q (d_q - noise_q): how far the model's marginal is from the true one, less what measuring it would
     leave. ``distance``: what d_q is and how much a record changes it at most; it has the public cap on records.
+
+    ``holders``: all of them; those ``elsewhere``, the last ones, pay and draw their own parts of the noise.
     """
 
-    def __init__(self, vault: Vault, workload: Workload, distance: Distance, *, holders: int = 1) -> None:
+    def __init__(
+        self, vault: Vault, workload: Workload, distance: Distance, *, holders: int = 1, elsewhere: int = 0
+    ) -> None:
         self.costs = replace(AIM_COSTS, initial=len(workload.one_way))
         self._vault = vault
         self._workload = workload
         self._distance = distance
         self._holders = holders
+        self._here = range(holders - elsewhere)
         self._by = "holder" if holders == 1 else "holders"
 
     def initialise(self, cliques: Sequence[Clique], step: Step, ledger: Ledger) -> list[Measurement]:
@@ -47,7 +52,7 @@ class EncryptedBackend:
     def select(self, state: PublicState, step: Step, ledger: Ledger) -> Selection:
         """Pick the clique that the model answers worst."""
         workload, distance = self._workload, self._distance
-        step = replace(step, variance=self._holders * part_variance(step.variance, self._holders))  # of all parts
+        paid, step = step, replace(step, variance=self._holders * part_variance(step.variance, self._holders))  # of all
         places = self._scored(state)
         layout = workload.layout(places)
         noise = ledger.gumbel_parts(
@@ -57,6 +62,7 @@ class EncryptedBackend:
             servers=self._holders,
             bits=distance.grid,
             by=self._by,
+            here=self._here,
             what=f"round {step.index + 1}: select a clique",
         )
         importance = workload.importance[places] / workload.importance[places].max()
@@ -69,7 +75,7 @@ class EncryptedBackend:
             ),
             distance=distance,
         )
-        return Selection({layout.cliques[self._vault.select(ballot, noise.parts, noise.bound)]: (0,)})
+        return Selection({layout.cliques[self._vault.select(ballot, noise.parts, noise.bound, paid)]: (0,)})
 
     def _scored(self, state: PublicState) -> Places:
         """Affordable candidates whose squared distance, where it is needed, fits into a plaintext for any table.
@@ -99,12 +105,18 @@ class EncryptedBackend:
         cells = [self._workload.domain.size(clique) for clique in cliques]
         per_record = max(len(cliques), 1)
         noise = ledger.gaussian_parts(
-            cells, step.variance, servers=self._holders, per_record=per_record, by=self._by, what=what
+            cells,
+            step.variance,
+            servers=self._holders,
+            per_record=per_record,
+            by=self._by,
+            here=self._here,
+            what=what,
         )
         sigma = math.sqrt(noise.variance)
         return [
             Measurement(clique, counts, sigma)
-            for clique, counts in zip(cliques, self._vault.measure(cliques, noise.parts), strict=True)
+            for clique, counts in zip(cliques, self._vault.measure(cliques, noise.parts, step), strict=True)
         ]
 
 

@@ -15,16 +15,16 @@ from marginal_sdg.errors import DataError, DomainError
 Records = pd.DataFrame | Table
 
 
-def split_rows(tables: Sequence[Records], domain: Domain, cap: int) -> list[Table]:
-    """Every holder's records, coded; of ``cap``, the public cap on all records, each of c holders may have a c-th."""
+def split_rows(tables: Sequence[Records], domain: Domain, cap: int, holders: int) -> list[Table]:
+    """Every holder's records, coded; of ``cap``, the public cap on all records, each of so many may have a part."""
     held = [coded(table, domain) for table in tables]
-    if any(len(table) > cap // len(tables) for table in held):
-        each = f"max_records = {cap:,} records" + (f" / {len(tables)} holders" if len(tables) > 1 else "")
+    if any(len(table) > cap // holders for table in held):
+        each = f"max_records = {cap:,} records" + (f" / {holders} holders" if holders > 1 else "")
         raise DataError(f"fit: the table has more than {each}; raise the cap")
     return held
 
 
-def split_columns(tables: Sequence[Records], domain: Domain, cap: int) -> list[Table]:
+def split_columns(tables: Sequence[Records], domain: Domain, cap: int, holders: int) -> list[Table]:
     """Every holder's columns, coded by its part of the domain; ``DataError`` unless each has exactly one holder."""
     names = [list(table.domain if isinstance(table, Table) else getattr(table, "columns", [])) for table in tables]
     if not all(names) or Counter(name for own in names for name in own) != Counter(domain.names):

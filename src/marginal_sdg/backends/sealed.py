@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 
 import numpy as np
 
 from marginal_sdg.backends.meter import Meter
+from marginal_sdg.backends.others import Others
 from marginal_sdg.backends.vault import Ballot, EncryptionCosts
 from marginal_sdg.crypto.deviation import LargestDeviation
 from marginal_sdg.crypto.fhe.holder import DataHolder
@@ -21,6 +22,7 @@ from marginal_sdg.domain import Clique
 from marginal_sdg.encoding import Table
 from marginal_sdg.errors import ConfigError
 from marginal_sdg.marginals import Counts, contingency
+from marginal_sdg.schedule import Step as Round
 from marginal_sdg.workload import Workload
 
 PHASES = ("keys", "upload", "compute", "share", "select", "measure")
@@ -38,10 +40,10 @@ class SealedVault:
     of it where columns are. ``max_records``: public cap on all records; holders of rows may have equal parts of it.
     ``measurements``: how many marginals will be measured at most; the key holder refuses to decrypt more.
     ``threshold``: the first holder keeps a half of the secret key. ``parties``: server and key holder, made here by
-    default.
+    default. ``others``: data holders elsewhere, who have rows that are not in ``tables``.
 
     ``seconds``: CPU seconds of this process, and ``traffic``: bytes of messages, by phase; what the holders pass on
-    between server and key holder counts once.
+    counts once.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class SealedVault:
         upload: str,
         threshold: bool = False,
         parties: tuple[Party, Party] | None = None,
+        others: Others | None = None,
     ) -> None:
         self._meter = Meter(PHASES)
         self.seconds, self.traffic = self._meter.seconds, self._meter.traffic
@@ -69,9 +72,14 @@ class SealedVault:
         self._keys = keys
         self._by_rows = all(table.domain == domain for table in tables)
         self._server, self._keyholder = parties or (ServerParty(keys), KeyParty(keys))
+        self._others = others or Others()
         self.plan = Plan.of(self._layout, counts=counted)
         with self._meter.phase("keys"):
-            self._open(len(tables), self.plan.decryptions(0, measurements, shared=True), threshold=threshold)
+            self._open(
+                len(tables) + self._others.count,
+                self.plan.decryptions(0, measurements, shared=True),
+                threshold=threshold,
+            )
         with self._meter.phase("upload"):
             for question in self._uploads(tables, workload, counted=counted):
                 self._server.ask(Step.UPLOAD, self._meter.uploaded(question))
@@ -85,31 +93,32 @@ class SealedVault:
 
     def _open(self, holders: int, decryptions: int, *, threshold: bool) -> None:
         """Keys, and a session of garbled circuits."""
-        terms = Terms(self._layout, decryptions, threshold).pack()
+        terms = Terms(self._layout, decryptions, threshold)
         if threshold:
             self._keyholder.partner = Partner(self._layout, decryptions)
-        public, evaluation = self._meter.sent("keys", self._keyholder.ask(Step.OPEN, [terms]))
+        public, evaluation, sealed = self._meter.sent("keys", self._keyholder.ask(Step.OPEN, [terms.pack()]))
         self._evaluation_key_bytes = len(evaluation)
-        self._server.ask(Step.OPEN, [terms, public, evaluation])
+        (theirs,) = self._meter.sent("keys", self._server.ask(Step.OPEN, [terms.pack(), public, evaluation]))
+        self._others.open(terms, public, [sealed, theirs])
         cap = self._max_records // holders if self._by_rows else self._max_records
-        self._holders = [DataHolder(self._layout, public, cap) for _ in range(holders)]
+        self._holders = [DataHolder(self._layout, public, cap) for _ in range(holders - self._others.count)]
         hello = self._meter.sent("keys", self._keyholder.ask(Step.HELLO, []))
         reply = self._meter.sent("keys", self._server.ask(Step.HELLO, hello))
         self._keyholder.ask(Step.HELLO, reply)
 
     def _uploads(self, tables: Sequence[Table], workload: Workload, *, counted: bool) -> Iterator[Iterator[bytes]]:
         """Every upload, or all uploads of columns together, a block of rows of each in turn."""
-        if counted:
-            for holder, table in zip(self._holders, tables, strict=True):
-                yield _together([(holder.upload_counts([contingency(table, q) for q in workload.closure]), 0)])
-            return
         streams = []
         for holder, table in zip(self._holders, tables, strict=True):
+            if counted:
+                streams.append((holder.upload_counts([contingency(table, q) for q in workload.closure]), 0))
+                continue
             held = [workload.domain.index(name) for name in table.domain]
             frames = holder.upload_records(table.codes.astype(np.int64), held)
             streams.append((frames, len(self._layout.polynomials(held))))
         if self._by_rows:
             yield from (_together([stream]) for stream in streams)
+            yield from (_together([(frames, 0)]) for frames in self._others.uploads())
         else:
             yield _together(streams)
 
@@ -117,13 +126,14 @@ class SealedVault:
         """What the upload and the marginals took, in this process."""
         return self._meter.costs("bgv", self._layout.profile.ring, self._evaluation_key_bytes)
 
-    def select(self, ballot: Ballot, noise: Sequence[Counts], largest_noise: int) -> int:
+    def select(self, ballot: Ballot, noise: Sequence[Counts], largest_noise: int, step: Round | None = None) -> int:
         """Only the place of the winner comes out."""
         with self._meter.phase("select"):
             question = self._question(ballot, largest_noise).pack()
             masks = [Stream(self._keys()).draw(len(part)) for part in noise]  # each by its data holder
             masked = [part.view(np.uint64) - mask for part, mask in zip(noise, masks, strict=True)]
-            first, second = ([share.tobytes() for share in shares] for shares in (masks, masked))
+            shares = [[share.tobytes() for share in shares] for shares in (masks, masked)]
+            first, second = map(list.__add__, shares, self._others.choose(len(ballot.cliques), step))
             self._meter.sent("select", [*question, *question, *first, *second])
             request = self._meter.sent("select", self._keyholder.ask(Step.CHOOSE, [*question, *first]))
             garbled = self._meter.sent("select", self._server.ask(Step.CHOOSE, [*question, *request, *second]))
@@ -150,20 +160,18 @@ class SealedVault:
         )
         return Question(models, squares)
 
-    def measure(self, cliques: Sequence[Clique], noise: Sequence[Sequence[Counts]]) -> list[Counts]:
+    def measure(
+        self, cliques: Sequence[Clique], noise: Sequence[Sequence[Counts]], step: Round | None = None
+    ) -> list[Counts]:
         """Marginal and noise are added under encryption; the key holder decrypts the sum."""
         with self._meter.phase("measure"):
-            return [self._measured(self._place[q], parts) for q, *parts in zip(cliques, *noise, strict=True)]
+            places = [self._place[clique] for clique in cliques]
+            theirs = self._others.measure(places, [len(self._layout.parts_of[place]) for place in places], step)
+            return [self._measured(*asked) for asked in zip(places, theirs, zip(*noise, strict=True), strict=True)]
 
-    def _measured(self, candidate: int, noise: Sequence[Counts]) -> Counts:
-        frames = []
-        for holder, own in zip(self._holders, noise, strict=True):
-            for number in self._layout.parts_of[candidate]:
-                part = self._layout.parts[number]
-                values = np.zeros(self._layout.profile.ring, dtype=np.int64)  # what is no cell, the server drowns
-                values[part.places] = own[part.cells]
-                frames.append(holder.encrypt_noise(values))
-        named = candidate.to_bytes(4, "little")
+    def _measured(self, candidate: int, theirs: list[bytes], noise: Sequence[Counts]) -> Counts:
+        ours = [holder.encrypt_noise_of(candidate, own) for holder, own in zip(self._holders, noise, strict=True)]
+        named, frames = candidate.to_bytes(4, "little"), [*chain(*ours), *theirs]
         sums = self._server.ask(Step.MEASURE, [named, *self._meter.sent("measure", frames)])
         answer = self._keyholder.ask(Step.MEASURE, [named, *self._meter.sent("measure", sums)])
         (counts,) = self._meter.sent("measure", answer)

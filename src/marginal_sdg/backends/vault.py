@@ -12,6 +12,7 @@ from marginal_sdg.backends.distance import Distance
 from marginal_sdg.domain import Clique
 from marginal_sdg.encoding import Table
 from marginal_sdg.marginals import Counts, contingency
+from marginal_sdg.schedule import Step
 
 LARGEST_SQUARE = 2**32 - 6  # the largest plaintext of the exact scheme: one below the largest prime below 2^32
 LARGEST_COUNT = 50_000  # records; from 46,340 on, candidates with nearly all records in one cell cannot be scored
@@ -73,15 +74,18 @@ class Vault(Protocol):
         """What the encryption took; None in the clear."""
         ...
 
-    def select(self, ballot: Ballot, noise: Sequence[Counts], largest_noise: int) -> int:
-        """The winner's place in the ballot; ties go to the first. ``noise``: (Q,) of every data holder.
+    def select(self, ballot: Ballot, noise: Sequence[Counts], largest_noise: int, step: Step | None = None) -> int:
+        """The winner's place in the ballot; ties go to the first. ``noise``: (Q,) of every data holder in this process.
 
-        No sum of all holders' noise is larger than ``largest_noise``.
+        No sum of all holders' noise is larger than ``largest_noise``. ``step``: what it costs, for holders
+        elsewhere, who pay and draw their own.
         """
         ...
 
-    def measure(self, cliques: Sequence[Clique], noise: Sequence[Sequence[Counts]]) -> list[Counts]:
-        """Noisy marginals. ``noise``: of every data holder, (cells,) for every clique."""
+    def measure(
+        self, cliques: Sequence[Clique], noise: Sequence[Sequence[Counts]], step: Step | None = None
+    ) -> list[Counts]:
+        """Noisy marginals. ``noise``: of every data holder in this process, (cells,) for every clique."""
         ...
 
 
@@ -95,7 +99,7 @@ class ClearVault:
     def costs(self) -> None:
         """Nothing is encrypted."""
 
-    def select(self, ballot: Ballot, noise: Sequence[Counts], largest_noise: int) -> int:
+    def select(self, ballot: Ballot, noise: Sequence[Counts], largest_noise: int, step: Step | None = None) -> int:
         """Scores in exact integers."""
         distances = [
             ballot.distance.of(contingency(self._table, clique) - expected)
@@ -103,6 +107,8 @@ class ClearVault:
         ]
         return int(np.argmax(ballot.score(distances) + sum(noise)))
 
-    def measure(self, cliques: Sequence[Clique], noise: Sequence[Sequence[Counts]]) -> list[Counts]:
+    def measure(
+        self, cliques: Sequence[Clique], noise: Sequence[Sequence[Counts]], step: Step | None = None
+    ) -> list[Counts]:
         """Exact counts plus noise."""
         return [contingency(self._table, clique) + sum(parts) for clique, *parts in zip(cliques, *noise, strict=True)]

@@ -73,6 +73,8 @@ class Identity:
 def issue(folder: Path, names: Iterable[str]) -> None:
     """Write an identity per name into ``folder/name``, all vouched for by one authority that is made where none is.
 
+    Several of one role have names that end in numbers, such as "data-holder-2".
+
     The authority's key stays in ``folder``: whoever has it can make identities. Certificates are valid for a year.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -101,6 +103,7 @@ def _certificate(
     authority: bool = False,
 ) -> x509.Certificate:
     now = datetime.datetime.now(datetime.timezone.utc)
+    role = name.rstrip("0123456789").removesuffix("-")  # of several with the same
     subject, by = (x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)]) for text in (name, issuer))
     return (
         x509.CertificateBuilder()
@@ -110,7 +113,7 @@ def _certificate(
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(minutes=5))
         .not_valid_after(now + datetime.timedelta(days=_DAYS))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([*map(x509.DNSName, {name, role})]), critical=False)
         .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
         .sign(signer, hashes.SHA256())
     )

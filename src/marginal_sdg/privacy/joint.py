@@ -20,7 +20,10 @@ GUMBEL_LIMIT = 90 << GUMBEL_BITS  # no draw is larger: 128 random bits end befor
 
 @dataclass(frozen=True)
 class NoisyCells:
-    """What each server adds to the cells of some tables. ``variance``: of all parts together, per cell."""
+    """What each server adds to the cells of some tables. ``variance``: of all parts together, per cell.
+
+    ``parts`` are those that are drawn here.
+    """
 
     parts: tuple[list[Counts], ...]
     variance: Fraction
@@ -31,17 +34,13 @@ class NoisyScores:
     """What each server adds to the scores of some candidates; the largest sum wins.
 
     ``unit``: how many steps of the noise's grid a score of 1 counts; ``limit``: no server's noise is larger, ``bound``:
-    nor is the sum.
+    nor is the sum of all. ``parts`` are those that are drawn here.
     """
 
     parts: tuple[Counts, ...]
     unit: int
     limit: int
-
-    @property
-    def bound(self) -> int:
-        """Two of the parts at most are not zero."""
-        return self.limit * min(len(self.parts), 2)
+    bound: int
 
 
 def part_variance(variance: Fraction, servers: int) -> Fraction:

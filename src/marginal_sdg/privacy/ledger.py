@@ -202,16 +202,19 @@ class Ledger:
         per_record: int = 1,
         what: str,
         by: str = "servers",
+        here: Sequence[int] | None = None,
     ) -> NoisyCells:
         """Noise for tables that nobody sees in the clear, in one part per server, or per data holder.
 
         ``cells``: of each table. Charges per_record / (2 variance), what a server still faces that knows its own
-        part; with ``servers=1`` somebody draws it who may know it all. See :func:`part_variance`.
+        part; with ``servers=1`` somebody draws it who may know it all. See :func:`part_variance`. ``here``: places of
+        the parts that are drawn here, where others pay and draw theirs from ledgers of their own.
         """
         charge = Charge(what, "gaussian", variance, per_record, by, self.group)
         noise = DiscreteGaussian(part_variance(charge.parameter, servers))
         self.charge(charge)
-        parts = tuple([noise.sample(size, self.source) for size in cells] for _ in range(servers))
+        drawn = range(servers) if here is None else here
+        parts = tuple([noise.sample(size, self.source) for size in cells] for _ in drawn)
         return NoisyCells(parts, servers * noise.variance)
 
     def gumbel_parts(
@@ -224,19 +227,21 @@ class Ledger:
         bits: int = GUMBEL_BITS,
         what: str,
         by: str = "servers",
+        here: Sequence[int] | None = None,
     ) -> NoisyScores:
         """Noise for scores that nobody sees in the clear, in one part per server, or per data holder.
 
-        The largest noisy score wins. Two parts are a complete Gumbel each, so that every server lacks at least one:
-        given all else, the winner follows the exponential mechanism. Charges epsilon^2 / 8; with ``servers=1`` somebody
-        draws it who may know it. ``bits``: binary places of the noise.
+        The largest noisy score wins. The first two parts are a complete Gumbel each, so that every server lacks at
+        least one: given all else, the winner follows the exponential mechanism. Charges epsilon^2 / 8; with
+        ``servers=1`` somebody draws it who may know it. ``bits``: binary places of the noise. ``here``: as above.
         """
         charge = Charge(what, "exponential", epsilon2, 1, by, self.group)
         unit = gumbel_unit(_root_below(charge.parameter), Fraction(sensitivity), bits)
         self.charge(charge)
-        drawn = [gumbel(candidates, self.source, bits) for _ in range(min(servers, 2))]
-        silent = [np.zeros(candidates, dtype=np.int64)] * (servers - len(drawn))
-        return NoisyScores((*drawn, *silent), unit, GUMBEL_LIMIT << bits >> GUMBEL_BITS)
+        silent, limit = np.zeros(candidates, dtype=np.int64), GUMBEL_LIMIT << bits >> GUMBEL_BITS
+        drawn = range(servers) if here is None else here
+        parts = tuple(gumbel(candidates, self.source, bits) if place < 2 else silent for place in drawn)
+        return NoisyScores(parts, unit, limit, limit * min(servers, 2))
 
     def charge(self, charge: Charge) -> None:
         """Record a charge or raise BudgetError. Called directly only where other parties draw the noise."""

@@ -60,6 +60,16 @@ class DataHolder:
             self._within_cap(int(cells.sum()))
         return self._count_frames(flat)
 
+    def encrypt_noise_of(self, candidate: int, noise: Ints) -> list[bytes]:
+        """One ciphertext for each that the candidate's marginal lies in. ``noise``: (cells,) of the marginal."""
+        frames = []
+        for number in self._layout.parts_of[candidate]:
+            part = self._layout.parts[number]
+            values = np.zeros(self._layout.profile.ring, dtype=np.int64)  # what is no cell, the server drowns
+            values[part.places] = noise[part.cells]
+            frames.append(self.encrypt_noise(values))
+        return frames
+
     def encrypt_noise(self, values: Ints) -> bytes:
         """One ciphertext of (N,) integers to be added to one measured ciphertext, used once.
 

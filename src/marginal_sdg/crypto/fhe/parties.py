@@ -6,8 +6,8 @@ read, and so needs no third connection. Nothing else than byte strings goes in o
 =================  ======================================================  ==========================================
 step               question                                                answer
 =================  ======================================================  ==========================================
-key holder OPEN    terms                                                   public key, evaluation keys
-server     OPEN    terms, public key, evaluation keys                      none
+key holder OPEN    terms                                                   public key, evaluation keys, its seal
+server     OPEN    terms, public key, evaluation keys                      its seal
 key holder HELLO   none; then the server's reply                           hello of the garbled circuits; none
 server     HELLO   the key holder's hello                                  reply
 server     UPLOAD  how many uploads go together, their frames in turn      none
@@ -23,10 +23,14 @@ server     REVEAL  labels of the index                                     the i
 server     MEASURE number of the candidate, encrypted noise                encrypted sums
 key holder MEASURE number of the candidate, encrypted sums                 noisy counts
 =================  ======================================================  ==========================================
+
+Shares of the noise of data holders elsewhere come sealed, through the hands of the one who asks. A :class:`Seal` says
+for which box.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -36,6 +40,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from marginal_sdg.crypto.box import OVERHEAD, PUBLIC_BYTES, Box
 from marginal_sdg.crypto.deviation import LargestDeviation
 from marginal_sdg.crypto.fhe.keyholder import KeyHolder
 from marginal_sdg.crypto.fhe.keys import Secret, WholeKey
@@ -45,12 +50,14 @@ from marginal_sdg.crypto.fhe.server import Server
 from marginal_sdg.crypto.fhe.shares import local_scores
 from marginal_sdg.crypto.fhe.threshold import FirstHalf
 from marginal_sdg.crypto.garbled import Evaluator, Garbler
+from marginal_sdg.crypto.identity import Identity
 from marginal_sdg.crypto.prg import Words
 from marginal_sdg.crypto.question import NoisyArgmax
 from marginal_sdg.errors import ProtocolError
 
-SERVER, KEY_HOLDER = "server", "key holder"
+SERVER, KEY_HOLDER, HOLDER = "server", "key holder", "data holder"
 Answer = Callable[[Iterator[bytes]], list[bytes]]
+Sign = Callable[[bytes], bytes]
 
 
 class Step(IntEnum):
@@ -116,6 +123,44 @@ class Terms:
 
 
 @dataclass(frozen=True)
+class Seal:
+    """What a role says to data holders elsewhere: its box of this session, signed where the role has an identity.
+
+    The signature covers the public key of the encryption as well: who asks cannot put another in its place.
+    """
+
+    box: bytes
+    signature: bytes
+
+    @classmethod
+    def of(cls, box: Box, public_key: bytes, sign: Sign) -> Seal:
+        """Signed, if there is something to sign with."""
+        return cls(box.public, sign(_sealed(box.public, public_key)))
+
+    def pack(self) -> bytes:
+        """As bytes."""
+        return self.box + self.signature
+
+    @classmethod
+    def unpack(cls, message: bytes) -> Seal:
+        """From bytes."""
+        return cls(message[:PUBLIC_BYTES], message[PUBLIC_BYTES:])
+
+    def check(self, role: str, public_key: bytes, identity: Identity) -> None:
+        """``ProtocolError`` unless the role has signed it, with this public key."""
+        identity.check(role, _sealed(self.box, public_key), self.signature)
+
+
+def _sealed(box: bytes, public_key: bytes) -> bytes:
+    return b"marginal_sdg session" + box + hashlib.sha256(public_key).digest()
+
+
+def unsigned(message: bytes) -> bytes:
+    """Of a role without an identity."""
+    return b""
+
+
+@dataclass(frozen=True)
 class Question:
     """What is public about a selection: the candidates' numbers and expected counts (cells,), and what is asked.
 
@@ -171,9 +216,9 @@ def integers(message: bytes, count: int) -> Ints:
 class ServerParty:
     """The server: holds ciphertexts, its halves of marginals, and the garbler's secrets."""
 
-    def __init__(self, keys: Callable[[], bytes]) -> None:
+    def __init__(self, keys: Callable[[], bytes], sign: Sign = unsigned) -> None:
         self.partner: Callable[[bytes], bytes] | None = None  # asks nobody
-        self._keys = keys
+        self._keys, self._sign = keys, sign
         self._steps: dict[int, Answer] = {Step.OPEN: self._open}
 
     def ask(self, step: int, chunks: Iterable[bytes]) -> list[bytes]:
@@ -184,7 +229,7 @@ class ServerParty:
         terms, public_key, evaluation_keys = _exactly(3, chunks)
         layout = Terms.unpack(terms).layout
         server = Server(layout, public_key, evaluation_keys, self._keys())
-        garbler = Garbler(self._keys)
+        garbler, box = Garbler(self._keys), Box()
         halves: list[Ints] = []
 
         def upload(chunks: Iterator[bytes]) -> list[bytes]:
@@ -208,7 +253,7 @@ class ServerParty:
             question, counts, request, *noise = _at_least(4, chunks)
             asked = Question.unpack(question, counts, layout)
             scores = asked.shares(layout, server.norm_halves, halves, constant=True)
-            return [garbler.garble(asked.task, scores, _total(noise, asked.task), request)]
+            return [garbler.garble(asked.task, scores, _total(noise, asked.task, box), request)]
 
         def measure(chunks: Iterator[bytes]) -> list[bytes]:
             candidate, *noise = _at_least(2, chunks)
@@ -224,15 +269,15 @@ class ServerParty:
             Step.REVEAL: lambda chunks: [garbler.decode(*_exactly(1, chunks)).to_bytes(4, "little")],
             Step.MEASURE: measure,
         }
-        return []
+        return [Seal.of(box, public_key, self._sign).pack()]
 
 
 class KeyParty:
     """The key holder: holds the secret key or a half of it, its halves of marginals, and the evaluator's secrets."""
 
-    def __init__(self, keys: Callable[[], bytes]) -> None:
+    def __init__(self, keys: Callable[[], bytes], sign: Sign = unsigned) -> None:
         self.partner: Callable[[bytes], bytes] | None = None
-        self._keys = keys
+        self._keys, self._sign = keys, sign
         self._steps: dict[int, Answer] = {Step.OPEN: self._open}
 
     def ask(self, step: int, chunks: Iterable[bytes]) -> list[bytes]:
@@ -243,7 +288,7 @@ class KeyParty:
         terms = Terms.unpack(*_exactly(1, chunks))
         layout = terms.layout
         keyholder = KeyHolder(self._secret(terms), terms.decryptions)
-        evaluator = Evaluator(self._keys)
+        evaluator, box = Evaluator(self._keys), Box()
         halves: list[Ints] = []
         norms: list[Ints] = []
 
@@ -268,7 +313,7 @@ class KeyParty:
                 raise ProtocolError("choose: the marginals have not been shared")
             asked = Question.unpack(question, counts, layout)
             scores = asked.shares(layout, norms[0], halves, constant=False)
-            return [evaluator.request(asked.task, scores, _total(noise, asked.task))]
+            return [evaluator.request(asked.task, scores, _total(noise, asked.task, box))]
 
         def measure(chunks: Iterator[bytes]) -> list[bytes]:
             candidate, *sums = _at_least(2, chunks)
@@ -282,7 +327,8 @@ class KeyParty:
             Step.REVEAL: lambda chunks: [evaluator.evaluate(*_exactly(1, chunks))],
             Step.MEASURE: measure,
         }
-        return [keyholder.public_key, keyholder.evaluation_keys]
+        public_key = keyholder.public_key
+        return [public_key, keyholder.evaluation_keys, Seal.of(box, public_key, self._sign).pack()]
 
     def _secret(self, terms: Terms) -> Secret:
         if not terms.threshold:
@@ -314,9 +360,11 @@ def _at_least(count: int, chunks: Iterable[bytes]) -> list[bytes]:
     return found
 
 
-def _total(noise: list[bytes], task: NoisyArgmax | LargestDeviation) -> Words:
-    """(candidates,) the sum mod 2^64 of shares of all holders' noise."""
-    total = np.zeros(len(task.weights), dtype=np.uint64)
+def _total(noise: list[bytes], task: NoisyArgmax | LargestDeviation, box: Box) -> Words:
+    """(candidates,) the sum mod 2^64 of shares of all holders' noise, some of which are sealed."""
+    count = len(task.weights)
+    total = np.zeros(count, dtype=np.uint64)
     for share in noise:
-        total += integers(share, len(task.weights)).view(np.uint64)
+        opened = box.open(share) if len(share) == 8 * count + OVERHEAD else share
+        total += integers(opened, count).view(np.uint64)
     return total

@@ -1,0 +1,56 @@
+"""What FHAIM's data holders agree on before any of them encrypts a record."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from marginal_sdg.errors import ProtocolError
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """The same for all holders, but for their ``place``; the first holder's is 0, and it asks the others.
+
+    ``domain``: as plain values; ``group``: how many records the protected person may have; ``holders``: of rows, with
+    equal parts of ``max_records``; ``upload`` and ``score``: see :class:`~marginal_sdg.FHAIM`.
+    """
+
+    domain: Mapping[str, Any]
+    epsilon: float
+    delta: float
+    group: int
+    holders: int
+    max_records: int
+    upload: str
+    score: str
+    place: int = 0
+
+    @property
+    def cap(self) -> int:
+        """Of records of one holder."""
+        return self.max_records // self.holders
+
+    def of(self, place: int) -> Agreement:
+        """Another holder's."""
+        return replace(self, place=place)
+
+    def pack(self) -> bytes:
+        """As bytes."""
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def unpack(cls, message: bytes) -> Agreement:
+        """From bytes; ``ProtocolError`` for anything else."""
+        try:
+            agreement = cls(**json.loads(message))
+            numbers = agreement.group, agreement.holders, agreement.max_records, agreement.place
+            if not all(isinstance(number, int) for number in numbers):
+                raise TypeError
+            if not 0 < agreement.place < agreement.holders or min(numbers) < 1:
+                raise ValueError
+        except (TypeError, ValueError):
+            raise ProtocolError("agreement: cannot be read; all data holders need the same marginal_sdg") from None
+        return agreement
