@@ -89,6 +89,14 @@ def test_the_committed_tables_are_those_of_the_committed_runs(tmp_path, monkeypa
         assert built.read_text() == (tables.RESULTS / "tables" / built.name).read_text(), built.name
 
 
+def test_the_committed_table_3_is_that_of_the_committed_runs(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(README.parent / "experiments")
+    table3 = importlib.import_module("table3")
+    table3.rebuild(table3.FOLDERS, tmp_path)
+    for built in tmp_path.iterdir():
+        assert built.read_text() == (table3.FOLDERS[0] / built.name).read_text(), built.name
+
+
 def test_a_table_shows_ours_and_the_papers_and_marks_what_is_missing(monkeypatch):
     tables = load_tables(monkeypatch)
     columns = ["dataset", "method", "calibration", "metric", "mean", "sd", "paper"]
