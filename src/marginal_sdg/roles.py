@@ -48,6 +48,7 @@ from marginal_sdg.encoding import encode
 from marginal_sdg.errors import MarginalSDGError, ProtocolError
 from marginal_sdg.privacy.budget import Budget
 from marginal_sdg.privacy.ledger import Ledger
+from marginal_sdg.privacy.ledger_file import FiledLedger, LedgerFile
 from marginal_sdg.privacy.noise import Source
 
 if TYPE_CHECKING:
@@ -159,11 +160,10 @@ def _records(options: argparse.Namespace) -> tuple[pd.DataFrame, Domain]:
 def _other_holder(options: argparse.Namespace, identity: Identity | None) -> Callable[[], Answering]:
     """All its sessions together spend ``--total-epsilon``; with ``--ledger``, all that use this file."""
     from marginal_sdg.backends.other_holder import OtherHolder
-    from marginal_sdg.privacy.ledger_file import FiledLedger, LedgerFile
 
     frame, domain = _records(options)
     table, source = encode(frame, domain), Source.system()
-    limit, total = (Budget(e, options.delta) for e in (options.epsilon, options.total_epsilon or options.epsilon))
+    limit, total = Budget(options.epsilon, options.delta), _total(options)
     accounts: dict[int, Ledger] = {}
 
     def account(budget: Budget, group: int) -> Ledger:
@@ -176,10 +176,18 @@ def _other_holder(options: argparse.Namespace, identity: Identity | None) -> Cal
     return lambda: OtherHolder(table, limit, account, source, identity)
 
 
+def _total(options: argparse.Namespace) -> Budget:
+    return Budget(options.total_epsilon or options.epsilon, options.delta)
+
+
 def _synthesise(options: argparse.Namespace) -> None:
     from marginal_sdg.fhaim import FHAIM
 
     frame, domain = _records(options)
+    account = None
+    if options.ledger:
+        file = LedgerFile(options.ledger, _total(options))
+        account = FiledLedger(file, Budget(options.epsilon, options.delta), "synthesis")
     _say(HOLDER, f"process {os.getpid()}, epsilon {options.epsilon:g}, {options.rounds} rounds")
     start = time.perf_counter()
     fhaim = FHAIM(
@@ -198,7 +206,7 @@ def _synthesise(options: argparse.Namespace) -> None:
         timeout=options.timeout,
         seed=options.seed,
         on_event=_tell,
-    ).fit(frame)
+    ).fit(frame, ledger=account)
     synthetic = fhaim.sample()
     synthetic.to_csv(options.out, index=False)
     spent, size = fhaim.ledger.epsilon(), sum(fhaim.communication_.values()) / 1e6
@@ -295,8 +303,8 @@ def _parser() -> argparse.ArgumentParser:
     holder.add_argument("--keyholder", default="127.0.0.1:7102", metavar="HOST:PORT")
     holder.add_argument("--others", nargs="+", default=(), metavar="HOST:PORT", help="data holders of other records")
     holder.add_argument("--listen", metavar="HOST:PORT", help="be one of these others, and wait to be asked")
-    holder.add_argument("--ledger", type=Path, help="with --listen: file that adds up what all sessions spend")
-    holder.add_argument("--total-epsilon", type=float, help="with --listen: what they may spend (default --epsilon)")
+    holder.add_argument("--ledger", type=Path, help="file that adds up what all runs spend on this table")
+    holder.add_argument("--total-epsilon", type=float, help="what they may spend (default --epsilon)")
     holder.set_defaults(run=_hold)
     demo = roles.add_parser("demo", help="start all, on free ports of this machine")
     demo.add_argument("--holders", type=int, default=1, help="number of data holders")

@@ -43,10 +43,13 @@ class Channel:
         except ClosedError as error:
             channel.close()
             reason = str(error).rpartition("last error: ")[2] or "it has hung up"
-            raise ProtocolError(f"{role}: no connection to {where} ({reason}); start it first") from None
+            advice = "start it first" if "refused" in reason else "look at the identities of both ends"
+            raise ProtocolError(f"{role}: no connection to {where} ({reason}); {advice}") from None
         except TimeoutError:
             channel.close()
-            raise channel._silent() from None
+            raise ProtocolError(
+                f"{role}: {where} said nothing for {timeout:g} s; is it there, and have both ends an identity, or none?"
+            ) from None
         except BaseException:
             channel.close()
             raise

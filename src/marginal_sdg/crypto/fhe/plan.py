@@ -38,6 +38,7 @@ class Plan:
     marginal_ciphertexts: int
     score_outputs: int
     share_outputs: int
+    crossed_ciphertexts: int  # of the key holder's halves, encrypted again for the products with the server's
     measured_outputs: int  # of the largest candidate
     holder_seconds: float
     compute_seconds: float
@@ -81,6 +82,7 @@ class Plan:
             marginal_ciphertexts=len(loads),
             score_outputs=outputs,
             share_outputs=shared,
+            crossed_ciphertexts=sources,
             measured_outputs=measured,
             holder_seconds=scale * uploads * towers * _ENCRYPT,
             compute_seconds=scale * (load + products * towers * _PRODUCT + switches * towers**2 * _SWITCH),
