@@ -1,6 +1,7 @@
 """AIM of this package and of others on the same table, workload and budget: error, time, memory, and what leaks.
 
     python experiments/peers.py [--config experiments/peers.yaml] [--out experiments/results/peers] [--cache FOLDER]
+    python experiments/peers.py --columns workclass education-num ... --out experiments/results/peers_six
 
 Every peer is installed from the package index into an environment of its own below ``--cache`` (several GB, kept),
 which needs uv, and runs in a process of its own, one at a time, by turns. One that cannot be installed, fails or takes
@@ -324,9 +325,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Compare AIM with that of other packages.")
     parser.add_argument("--config", type=Path, default=CONFIG)
     parser.add_argument("--out", type=Path, default=CONFIG.parent / "results" / "peers")
+    parser.add_argument("--columns", nargs="+", help="of the data set, instead of those in the settings")
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "marginal_sdg" / "peers")
     options = parser.parse_args()
     given = load_settings(options.config, PeersSettings)
+    if options.columns:
+        given = given.model_copy(update={"columns": tuple(options.columns)})
     arena = Arena.prepare(given)
     path = options.out / "peers.csv"
     known = pd.read_csv(path)[["peer", "options", "run"]] if path.exists() else pd.DataFrame()

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
-RESULTS = EXPERIMENTS / "results" / "peers"
+RESULTS = EXPERIMENTS / "results"
 
 ADAPTERS = {
     "halves": "answer('numpy', lambda task, codes: codes[: len(codes) // 2 + 0 * sum(range(10**6))])",
@@ -127,20 +127,23 @@ def test_the_task_says_what_is_public_and_nothing_else(peers, tmp_path):
     assert 0.01 < task["rho"] < 0.03 and task["seed"] == 3 and task["options"] == {"rounds": 7}
 
 
-@pytest.fixture
-def committed(peers):
+@pytest.fixture(params=["peers", "peers_six"])
+def committed(peers, request):
+    """The folder, its rows, and the settings."""
     settings = importlib.import_module("settings")
-    return pd.read_csv(RESULTS / "peers.csv"), settings.load_settings(peers.CONFIG, peers.PeersSettings)
+    folder = RESULTS / request.param
+    return folder, pd.read_csv(folder / "peers.csv"), settings.load_settings(peers.CONFIG, peers.PeersSettings)
 
 
 def test_every_committed_row_is_one_that_the_settings_ask_for(peers, committed):
-    rows, given = committed
+    _, rows, given = committed
     keys = list(rows[["peer", "options", "run"]].itertuples(index=False, name=None))
     assert len(keys) == len(set(keys)) and set(keys) <= {run.key for run in peers.plan(given)}
 
 
 def test_the_committed_report_has_the_numbers_of_the_committed_rows(peers, committed):
-    text = (RESULTS / "peers.md").read_text(encoding="utf-8")
-    assert peers.markdown_table(peers.summarise(*committed)) in text
+    folder, *rows_and_settings = committed
+    text = (folder / "peers.md").read_text(encoding="utf-8")
+    assert peers.markdown_table(peers.summarise(*rows_and_settings)) in text
     readme = (EXPERIMENTS.parent / "README.md").read_text(encoding="utf-8")
-    assert peers.sentence(*committed) in " ".join(readme.split())
+    assert peers.sentence(*rows_and_settings) in " ".join(readme.split())
