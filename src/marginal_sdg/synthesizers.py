@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import pandas as pd
@@ -17,6 +19,7 @@ from marginal_sdg.backends.holders import Records
 from marginal_sdg.backends.ideal_pool import IdealPool
 from marginal_sdg.backends.local_clients import LocalClients
 from marginal_sdg.backends.plaintext import AIM_COSTS, PlaintextBackend
+from marginal_sdg.backends.pool import Pool
 from marginal_sdg.backends.share_pool import SharePool
 from marginal_sdg.backends.shared import SharedBackend
 from marginal_sdg.backends.tally import Tally
@@ -405,8 +408,16 @@ class DistAIM(_Federation):
         Protect whole clients: each enters with at most ``records_per_person`` of its records, drawn at random.
     weighting : "records" or "equal"
         Whether a measurement of a larger pool of clients weighs more in the fit, or all weigh the same as in the paper.
-    engine : "ideal" or "shares"
-        Compute in the clear what the servers would and count their bytes, or run their protocol: the same results.
+    engine : "ideal", "shares" or "spu"
+        Compute in the clear what the servers would and count their bytes, run their protocol in this process, or ask
+        three servers that compute with SPU (``python -m marginal_sdg.spu server``): the same results.
+    servers : list of str
+        With "spu": "host:port" of servers 0, 1 and 2.
+    identity : str, optional
+        Folder with this process's certificate and key, made by ``python -m marginal_sdg.spu certificates``. Without
+        one, connections are neither encrypted nor authenticated, and all servers must be on this machine.
+    timeout : float
+        Seconds to wait for an answer of theirs.
 
     Examples
     --------
@@ -422,6 +433,9 @@ class DistAIM(_Federation):
 
     weighting: str = field(default="records", kw_only=True)
     engine: str = field(default="ideal", kw_only=True)
+    servers: Sequence[str] = field(default=(), kw_only=True)
+    identity: Path | str | None = field(default=None, kw_only=True)
+    timeout: float = field(default=600.0, kw_only=True)
 
     def fit(self, clients: Sequence[Records], *, ledger: Ledger | None = None) -> DistAIM:
         """Spend the budget on the clients' tables. Raises before anything is spent where an input is wrong.
@@ -430,25 +444,37 @@ class DistAIM(_Federation):
         """
         budget, workload = self._checked()
         self._check_choice("weighting", "records", "equal")
-        self._check_choice("engine", "ideal", "shares")
+        self._check_choice("engine", "ideal", "shares", "spu")
+        if self.servers and self.engine != "spu":
+            raise ConfigError(f"servers: {self.engine!r} computes in this process; they need engine='spu'")
         tables, account, public = self._prepare(clients, AIM_COSTS, budget, ledger)
-        ideal = self.engine == "ideal"
-        pool = IdealPool(tables, workload) if ideal else SharePool(tables, workload, self._keys.key)
-        backend = SharedBackend(
-            pool,
-            len(tables),
-            workload,
-            account,
-            public,
-            participation=self.participation,
-            rounds=self._planned_rounds,
-            weighted=self.weighting == "records",
-            size_variance=1 / (2 * SIZE_SHARE * account.allowance),
-            exact_sizes=None if self._sound else [len(table) for table in tables],
-        )
-        self._run(backend, workload, account, start_rounds=16 * len(self.domain))
+        with ExitStack() as connections:
+            pool = self._pool(tables, workload, connections)
+            backend = SharedBackend(
+                pool,
+                len(tables),
+                workload,
+                account,
+                public,
+                participation=self.participation,
+                rounds=self._planned_rounds,
+                weighted=self.weighting == "records",
+                size_variance=1 / (2 * SIZE_SHARE * account.allowance),
+                exact_sizes=None if self._sound else [len(table) for table in tables],
+            )
+            self._run(backend, workload, account, start_rounds=16 * len(self.domain))
         self.communication_ = pool.traffic.summary()
         return self
+
+    def _pool(self, tables: list[Table], workload: Workload, connections: ExitStack) -> Pool:
+        if self.engine == "ideal":
+            return IdealPool(tables, workload)
+        if self.engine == "shares":
+            return SharePool(tables, workload, self._keys.key)
+        from marginal_sdg.backends.spu_pool import SpuPool, connected
+
+        services = connected(self.servers, self.timeout, connections, self.identity)
+        return SpuPool(tables, workload, services, self._keys.key)
 
 
 def _at_most(records: int, table: Table, source: Source) -> Table:
