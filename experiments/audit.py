@@ -25,6 +25,7 @@ from rich.progress import track
 from settings import BudgetSettings, Settings, load_settings, one_line_errors
 
 from marginal_sdg.experiment.canary import METHODS, Game, TellsTotal, skewed_scores
+from marginal_sdg.federations import SIZE_SHARE
 from marginal_sdg.privacy.audit import (
     CONFIDENCE,
     Skimping,
@@ -37,7 +38,6 @@ from marginal_sdg.privacy.audit import (
 )
 from marginal_sdg.privacy.budget import Budget
 from marginal_sdg.privacy.ledger import Ledger
-from marginal_sdg.synthesizers import SIZE_SHARE
 
 Scores = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 

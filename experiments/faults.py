@@ -24,7 +24,7 @@ import pandas as pd
 from provenance import signed_table
 from rich.progress import track
 
-from marginal_sdg import FLAIM, Budget, DistAIM, Ledger, Table, Workload, synthesizers
+from marginal_sdg import FLAIM, Budget, DistAIM, Ledger, Table, Workload, federations
 from marginal_sdg.backends.share_pool import SharePool
 from marginal_sdg.crypto.masking import MaskedSum
 from marginal_sdg.crypto.secagg import STAGES, IdealSecureSum
@@ -134,7 +134,7 @@ def distaim(
     lost: Callable[[int, int], bool] = lambda client, server: False,
 ) -> Outcome:
     """DistAIM on shares, disturbed."""
-    with patch.object(synthesizers, "SharePool", partial(Disturbed, storm, lost)):
+    with patch.object(federations, "SharePool", partial(Disturbed, storm, lost)):
         return fit(DistAIM(participation=0.3, engine="shares", **common), clients)
 
 
@@ -170,7 +170,7 @@ def clients_leave(clients: list[Table], common: dict[str, Any]) -> Iterator[dict
         outcomes = []
         for name, sums in (("MaskedSum", MaskedSum), ("IdealSecureSum", IdealSecureSum)):
             vanish = partial(sums, dropout=partial(_leaves, leaving, stage))
-            with patch.object(synthesizers, name, vanish):
+            with patch.object(federations, name, vanish):
                 secagg = "masks" if sums is MaskedSum else "ideal"
                 outcomes.append(fit(FLAIM(participation=1.0, secagg=secagg, **common), clients))
         row = {"protocol": "FLAIM", "stage": f"sum: {stage}", "fault": f"{share} of clients leave", "for": "good"}

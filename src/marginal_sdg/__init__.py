@@ -16,11 +16,11 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "AIM": "synthesizers",
     "FHAIM": "fhaim",
-    "FLAIM": "synthesizers",
+    "FLAIM": "federations",
     "MWEM": "baselines.mwem",
     "Attribute": "attribute",
     "Budget": "privacy.budget",
-    "DistAIM": "synthesizers",
+    "DistAIM": "federations",
     "Domain": "domain",
     "GraphicalModel": "graphical.model",
     "Ledger": "privacy.ledger",
@@ -60,12 +60,13 @@ if TYPE_CHECKING:
     from marginal_sdg.domain import Domain
     from marginal_sdg.draft import draft_domain
     from marginal_sdg.encoding import Table, decode, encode
+    from marginal_sdg.federations import FLAIM, DistAIM
     from marginal_sdg.fhaim import FHAIM
     from marginal_sdg.graphical.model import GraphicalModel
     from marginal_sdg.privacy.budget import Budget
     from marginal_sdg.privacy.ledger import Ledger
     from marginal_sdg.stored import StoredTable
-    from marginal_sdg.synthesizers import AIM, FLAIM, DistAIM
+    from marginal_sdg.synthesizers import AIM
     from marginal_sdg.workload import Workload
 
 

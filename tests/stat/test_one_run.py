@@ -15,10 +15,10 @@ from scipy.special import expit, logit
 from scipy.stats import binom, norm
 
 from marginal_sdg.experiment.one_run import METHODS, play_one_run
+from marginal_sdg.federations import SIZE_SHARE
 from marginal_sdg.privacy import Budget
 from marginal_sdg.privacy.audit import Skimping, at_least
 from marginal_sdg.privacy.one_run import claim_at, epsilon_low, judge_one_run, p_value
-from marginal_sdg.synthesizers import SIZE_SHARE
 
 LARGE, SMALL = Budget(5.0, 1e-5), Budget(1.0, 1e-2)
 CANARIES, MANY = 8_000, 20_000

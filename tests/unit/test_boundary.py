@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 
 import marginal_sdg
-from marginal_sdg import AIM, FLAIM, MWEM, Budget, DistAIM, Domain, Ledger, Table, Workload, synthesizers
+from marginal_sdg import AIM, FLAIM, MWEM, Budget, DistAIM, Domain, Ledger, Table, Workload, federations, synthesizers
 from marginal_sdg.backends.federated import FederatedBackend
 from marginal_sdg.backends.ideal_pool import IdealPool
 from marginal_sdg.backends.plaintext import PlaintextBackend
@@ -163,7 +163,8 @@ class Deaf(Ledger):
 def public_output(monkeypatch, make, data) -> dict:
     """All that a run lets anybody see, when the ledger is deaf."""
     events = []
-    monkeypatch.setattr(synthesizers, "Ledger", Deaf)
+    for module in (synthesizers, federations):
+        monkeypatch.setattr(module, "Ledger", Deaf)
     fitted = make(on_event=events.append).fit(data)
     return {
         "events": [{k: v for k, v in event.items() if k != "seconds"} for event in events],
@@ -261,7 +262,7 @@ def distaim(**params):
 
 @pytest.mark.parametrize("rounds", [3, "adaptive"])
 def test_distaim_tells_nothing_but_what_its_pool_answers(monkeypatch, rounds):
-    monkeypatch.setattr(synthesizers, "IdealPool", Blind)
+    monkeypatch.setattr(federations, "IdealPool", Blind)
     assert not leaks(monkeypatch, lambda **p: distaim(rounds=rounds, **p), *FEDERATIONS)
 
 
@@ -299,7 +300,7 @@ def test_messages_tell_nothing_that_did_not_pass_a_ledger(monkeypatch):
 def test_the_papers_calibration_tells_the_number_of_records(monkeypatch):
     assert {"total", "sample", "report"} <= leaks(monkeypatch, lambda **p: aim(calibration="paper", **p), FIRST, OTHER)
     assert "total" in leaks(monkeypatch, lambda **p: flaim(calibration="paper", **p), *FEDERATIONS)
-    monkeypatch.setattr(synthesizers, "IdealPool", Blind)
+    monkeypatch.setattr(federations, "IdealPool", Blind)
     assert "total" in leaks(monkeypatch, lambda **p: distaim(calibration="paper", **p), *FEDERATIONS)
 
 
@@ -347,8 +348,8 @@ class Weighted(FederatedBackend):
     ],
 )
 def test_a_planted_bypass_is_noticed_in_the_output(monkeypatch, name, bypass, part):
-    monkeypatch.setattr(synthesizers, name, bypass)
     federated = name == "FederatedBackend"
+    monkeypatch.setattr(federations if federated else synthesizers, name, bypass)
     assert part in leaks(monkeypatch, flaim if federated else aim, *(FEDERATIONS if federated else (FIRST, OTHER)))
 
 
@@ -388,7 +389,7 @@ LAYERS = [
     {"public"},
     {"estimator"},
     {"synthesizers"},
-    {"baselines", "fhaim"},
+    {"baselines", "federations", "fhaim"},
     {"__init__"},
     {"experiment", "flower", "roles", "spu"},
     {"cli"},

@@ -57,7 +57,17 @@ def test_a_notebook_runs(notebook, monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     "module",
-    ["domain", "encoding", "workload", "synthesizers", "fhaim", "graphical.model", "privacy.budget", "privacy.ledger"],
+    [
+        "domain",
+        "encoding",
+        "workload",
+        "synthesizers",
+        "federations",
+        "fhaim",
+        "graphical.model",
+        "privacy.budget",
+        "privacy.ledger",
+    ],
 )
 def test_examples_in_docstrings_print_what_they_say(module):
     found = doctest.testmod(importlib.import_module(f"marginal_sdg.{module}"), optionflags=doctest.ELLIPSIS)

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from marginal_sdg import AIM, FLAIM, MWEM, Domain, Ledger, encode, synthesizers
+from marginal_sdg import AIM, FLAIM, MWEM, Domain, Ledger, encode, federations, synthesizers
 from marginal_sdg.errors import DataError, MarginalSDGError
 
 DOMAIN = Domain.from_dict(
@@ -86,7 +86,8 @@ def metadata(monkeypatch, estimator, data) -> dict:
     """All that a run shows, but for the numbers that are paid for."""
     events = []
     monkeypatch.setattr(Watched, "calls", [], raising=False)
-    monkeypatch.setattr(synthesizers, "Ledger", Watched)
+    for module in (synthesizers, federations):
+        monkeypatch.setattr(module, "Ledger", Watched)
     fitted = estimator.set_params(on_event=events.append).fit(data)
     sample = fitted.sample(30)
     return {
@@ -187,7 +188,8 @@ def mixed(extra: pd.DataFrame, before: int) -> pd.DataFrame:
 @pytest.mark.parametrize("reason", REFUSED)
 def test_errors_never_tell_a_private_value(monkeypatch, reason):
     """One line that names the column and what is declared, whatever the row holds and however many rows there are."""
-    monkeypatch.setattr(synthesizers, "Ledger", None)  # nothing is spent: a ledger is not even opened
+    for module in (synthesizers, federations):
+        monkeypatch.setattr(module, "Ledger", None)  # nothing is spent: a ledger is not even opened
     messages = set()
     for rows in (7, 23):
         for fit in (AIM(STRICT).fit, lambda frame: FLAIM(STRICT).fit([frame])):

@@ -175,7 +175,7 @@ def test_a_fault_that_stays_ends_in_one_error_and_no_result(clients, domain, fau
 
 
 def test_a_failed_fit_has_paid_once_for_what_it_did_not_get(clients, domain, monkeypatch):
-    import marginal_sdg.synthesizers as synthesizers
+    import marginal_sdg.federations as federations
     from marginal_sdg import Budget, Ledger
     from marginal_sdg.privacy import Source
 
@@ -187,7 +187,7 @@ def test_a_failed_fit_has_paid_once_for_what_it_did_not_get(clients, domain, mon
             self._faults, self._servers = lambda *frame: die(*frame[:2]), None
             return super().select(ballot, parts)
 
-    monkeypatch.setattr(synthesizers, "SharePool", Dying)
+    monkeypatch.setattr(federations, "SharePool", Dying)
     shared = Ledger(Budget(3.0, 1e-5), Source.seeded(0))
     with pytest.raises(ProtocolError, match="killed"):
         DistAIM(domain, epsilon=3.0, rounds=3, workload=2, engine="shares", seed=0).fit(clients, ledger=shared)

@@ -16,7 +16,7 @@ from unittest.mock import patch
 import numpy as np
 import numpy.typing as npt
 
-from marginal_sdg import synthesizers
+from marginal_sdg import federations, synthesizers
 from marginal_sdg.backends.base import Backend, PublicState
 from marginal_sdg.backends.federated import FederatedBackend
 from marginal_sdg.backends.local_clients import LocalClients
@@ -72,19 +72,19 @@ class Game:
             "calibration": self.calibration,
             "seed": seed,
         }
-        watched: Any = {
-            "Ledger": self.ledger,
-            "PlaintextBackend": partial(self.curator or WatchedCurator, worlds=both, witness=witness),
-            "FederatedBackend": partial(WatchedFederation, worlds=both, witness=witness),
-        }
-        with patch.multiple(synthesizers, **watched):
-            fitted: synthesizers.AIM | synthesizers.FLAIM
+        curator = partial(self.curator or WatchedCurator, worlds=both, witness=witness)
+        federation = partial(WatchedFederation, worlds=both, witness=witness)
+        with (
+            patch.multiple(synthesizers, Ledger=self.ledger, PlaintextBackend=curator),
+            patch.multiple(federations, Ledger=self.ledger, FederatedBackend=federation),
+        ):
+            fitted: synthesizers.AIM | federations.FLAIM
             variant = METHODS[self.method]
             if variant is None:
                 fitted = synthesizers.AIM(DOMAIN, **shared).fit(both[world])
             else:
-                federation = synthesizers.FLAIM(DOMAIN, variant=variant, participation=1.0, **shared)
-                fitted = federation.fit(_clients(both[world], with_canary=world == 1))
+                clients = _clients(both[world], with_canary=world == 1)
+                fitted = federations.FLAIM(DOMAIN, variant=variant, participation=1.0, **shared).fit(clients)
         total = fitted.model_.total
         return witness.evidence, abs(total - len(both[0])) - abs(total - len(both[1]))
 

@@ -15,7 +15,7 @@ from unittest.mock import patch
 import numpy as np
 import numpy.typing as npt
 
-from marginal_sdg import synthesizers
+from marginal_sdg import federations
 from marginal_sdg.backends.clients import Clients
 from marginal_sdg.backends.federated import FederatedBackend
 from marginal_sdg.domain import Clique, Domain
@@ -46,7 +46,7 @@ def play_one_run(
     variant, clique = METHODS[method]
     domain = Domain.from_shape({name: size for name, size in (("a", canaries + 1), ("b", 2)) if name in clique})
     evidence = np.zeros(canaries)
-    federation = synthesizers.FLAIM(
+    federation = federations.FLAIM(
         domain,
         variant=variant,
         epsilon=budget.epsilon,
@@ -57,7 +57,7 @@ def play_one_run(
         seed=noise,
     )
     watched = partial(WatchedSums, homes=homes, evidence=evidence)
-    with patch.multiple(synthesizers, Ledger=ledger, FederatedBackend=watched):
+    with patch.multiple(federations, Ledger=ledger, FederatedBackend=watched):
         federation.fit([_client(domain, np.flatnonzero(coins & (homes == k)), rng) for k in range(CLIENTS)])
     return evidence, coins
 

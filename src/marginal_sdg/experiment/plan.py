@@ -18,9 +18,9 @@ from marginal_sdg.experiment.params import CTGANS, OF_ONE_TABLE, VARIANTS, RunPa
 from marginal_sdg.experiment.progress import say, show_table
 from marginal_sdg.experiment.run import make_workload
 from marginal_sdg.experiment.targets import Targets
+from marginal_sdg.federations import SIZE_SHARE
 from marginal_sdg.privacy.budget import Budget
 from marginal_sdg.schedule import plan_schedule
-from marginal_sdg.synthesizers import SIZE_SHARE
 
 PROCESS_MB = 250  # of a worker before it fits anything: Python, libraries, a data set
 CTGAN_MB = 1000  # of training and evaluating a GAN: compiled steps, the mixture, products with test rows

@@ -142,8 +142,9 @@ def _clients(run: Run, data: _Data, seed: int) -> list[Table] | None:
 def make_synthesizer(params: RunParams, workload: Workload, **others: Any) -> Estimator:
     """The estimator that a cell's parameters describe; ``others`` are its remaining arguments."""
     from marginal_sdg.baselines.mwem import MWEM
+    from marginal_sdg.federations import FLAIM, DistAIM
     from marginal_sdg.fhaim import FHAIM
-    from marginal_sdg.synthesizers import AIM, FLAIM, DistAIM
+    from marginal_sdg.synthesizers import AIM
 
     names = ("epsilon", "delta", "rounds", "gaussian_share", "calibration", "generator", "max_model_mb")
     options = ("records_per_person", "participation", "client_level", *OF_FLAIM, *OF_DISTAIM, *OF_FHAIM)

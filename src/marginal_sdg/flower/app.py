@@ -20,13 +20,13 @@ from typing import Any
 from marginal_sdg.domain import Domain
 from marginal_sdg.encoding import Table
 from marginal_sdg.errors import ConfigError, MarginalSDGError, ProtocolError
+from marginal_sdg.federations import FLAIM
 from marginal_sdg.flower import quiet
 from marginal_sdg.flower.messages import Fields
 from marginal_sdg.flower.node import Node
 from marginal_sdg.flower.remote_clients import RemoteFederation
 from marginal_sdg.privacy.budget import Budget
 from marginal_sdg.privacy.noise import Source
-from marginal_sdg.synthesizers import FLAIM
 from marginal_sdg.table_files import read_table
 
 quiet()  # before Flower is imported

@@ -78,7 +78,7 @@ def _certify(options: argparse.Namespace) -> None:
 def _demonstrate(options: argparse.Namespace) -> None:
     """Three servers in processes and folders of their own, and one fit that asks them."""
     from marginal_sdg.datasets import load_dataset, partition
-    from marginal_sdg.synthesizers import DistAIM
+    from marginal_sdg.federations import DistAIM
 
     if not options.out.resolve().parent.is_dir():
         raise ConfigError(f"out: {options.out} cannot be written; give the name of a file in a folder that exists")

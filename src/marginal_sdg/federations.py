@@ -1,0 +1,268 @@
+"""The estimators FLAIM and DistAIM: AIM over the records of many clients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+
+import pandas as pd
+
+from marginal_sdg.backends.clients import Clients, Federation
+from marginal_sdg.backends.federated import FederatedBackend
+from marginal_sdg.backends.holders import Records
+from marginal_sdg.backends.ideal_pool import IdealPool
+from marginal_sdg.backends.local_clients import LocalClients
+from marginal_sdg.backends.plaintext import AIM_COSTS
+from marginal_sdg.backends.pool import Pool
+from marginal_sdg.backends.share_pool import SharePool
+from marginal_sdg.backends.shared import SharedBackend
+from marginal_sdg.backends.variants import VARIANTS, flaim_costs
+from marginal_sdg.crypto.masking import MaskedSum
+from marginal_sdg.crypto.secagg import IdealSecureSum
+from marginal_sdg.encoding import Table
+from marginal_sdg.errors import ConfigError, DataError
+from marginal_sdg.privacy.budget import Budget
+from marginal_sdg.privacy.ledger import Ledger
+from marginal_sdg.privacy.noise import Source
+from marginal_sdg.schedule import Costs, plan_schedule
+from marginal_sdg.synthesizers import PAPER_SIZES, Synthesizer
+from marginal_sdg.workload import Workload
+
+SIZE_SHARE = Fraction(1, 50)  # of the budget: one noisy size per client, under FLAIM's sound calibration
+
+
+@dataclass(eq=False)
+class _Federation(Synthesizer):
+    """What methods over many clients share."""
+
+    participation: float = field(default=0.1, kw_only=True)
+    client_level: bool = field(default=False, kw_only=True)
+
+    def _prepare(
+        self,
+        clients: Sequence[Records] | Federation,
+        costs: Costs,
+        budget: Budget,
+        ledger: Ledger | None,
+        *,
+        private: bool = True,
+    ) -> tuple[list[Table], Ledger, Source]:
+        """The clients' tables, this fit's ledger, public randomness; all that can be wrong is found first."""
+        if not 0 < self.participation <= 1:
+            raise ConfigError(f"participation: must be above 0 and at most 1, got {self.participation}")
+        plan_schedule(self.rounds, costs, budget.rho, self.gaussian_share, 1)
+        tables: list[Table] = []
+        if isinstance(clients, Federation):
+            self._keep_types([])
+        elif isinstance(clients, pd.DataFrame | Table) or not len(clients):
+            raise DataError("fit: needs a non-empty list with one table per client")
+        else:
+            tables = [self._encoded(table) for table in clients]
+        noise, public = self._sources()
+        if self.client_level:
+            tables = [_at_most(self.records_per_person, table, public) for table in tables]
+        account = Ledger(budget, noise, private=private, group=self.records_per_person, parent=ledger)
+        if not self._sound:
+            account.warn(PAPER_SIZES)
+        return tables, account, public
+
+
+@dataclass(eq=False)
+class FLAIM(_Federation):
+    """FLAIM: clients select locally, sums of marginals are released through secure aggregation (KDD 2024).
+
+    Takes every parameter of :class:`AIM` but ``adaptive_bins`` and ``bins_share``, and
+
+    Parameters
+    ----------
+    variant : str
+        "private", AugFLAIM (Private); "naive", NaiveFLAIM; "oracle", AugFLAIM (Oracle), which is not private and serves
+        as a reference. "census" (ours): like "private", but all clients take part once in the first 1-way marginals,
+        which are then not measured again: a third of the noise. Baselines: "random", the server draws what all measure;
+        "naive_bayes", 1-way marginals only. For ablations: "proxy", the private heterogeneity term without the filter
+        and the combined 1-way marginals; "oracle_combined", the exact term with both, not private.
+    participation : float
+        Probability that a client takes part in a round.
+    local_steps : int
+        Selections per client and round.
+    client_level : bool
+        Protect whole clients: each enters with at most ``records_per_person`` of its records, drawn at random.
+    secagg : "ideal" or "masks"
+        Sum in the clear and count the bytes of the protocol, or run it: the same sums, exactly.
+    cohort : "padded" or "per_query"
+        In a round, everybody contributes to one sum of all that was picked, so that nobody learns who picked what; or
+        those who picked a clique to a sum of their own, as in the paper: fewer bytes, and the server knows whose it is.
+    min_cohort : int
+        With ``cohort="per_query"``, drop cliques that fewer clients picked: the sum over one client is its marginal.
+
+    Examples
+    --------
+    >>> frame = pd.DataFrame({"a": [0, 0, 1, 1] * 250, "b": [0, 1, 1, 1] * 250})
+    >>> from marginal_sdg import Domain
+    >>> flaim = FLAIM(Domain.from_shape({"a": 2, "b": 2}), participation=0.5, epsilon=1.0, seed=0)
+    >>> flaim.fit([frame.iloc[k::10] for k in range(10)]).sample(500).shape
+    (500, 2)
+    >>> sorted(set(flaim.ledger.to_frame()["by"]))
+    ['client', 'server']
+    """
+
+    variant: str = field(default="private", kw_only=True)
+    local_steps: int = field(default=1, kw_only=True)
+    secagg: str = field(default="ideal", kw_only=True)
+    cohort: str = field(default="padded", kw_only=True)
+    min_cohort: int = field(default=2, kw_only=True)
+
+    def fit(self, clients: Sequence[Records] | Federation, *, ledger: Ledger | None = None) -> FLAIM:
+        """Spend the budget on the clients' tables. Raises before anything is spent where an input is wrong.
+
+        ``clients``: their tables, or clients elsewhere, which are asked by messages; see ``flower``.
+        ``ledger``: a ledger that several fits on the same records share; it must be able to pay this one's budget.
+        """
+        budget, workload = self._checked()
+        self._check_choice("variant", *VARIANTS)
+        self._check_choice("secagg", "ideal", "masks")
+        self._check_choice("cohort", "padded", "per_query")
+        self._check_positive("local_steps")
+        self._check_positive("min_cohort")
+        variant = VARIANTS[self.variant]
+        if variant.picks == "server" and self.local_steps > 1:
+            raise ConfigError(f"local_steps: must be 1 where the server draws the cliques, got {self.local_steps}")
+        if isinstance(clients, Federation):
+            self._check_elsewhere()
+        costs = flaim_costs(variant, len(workload.one_way), self.local_steps, sound=self._sound)
+        tables, account, public = self._prepare(clients, costs, budget, ledger, private=variant.private)
+        members: Clients
+        if isinstance(clients, Federation):
+            members = clients.recruit(workload, variant, budget, self.records_per_person, self._keys)
+        else:
+            secure_sum = IdealSecureSum() if self.secagg == "ideal" else MaskedSum(self._keys.key)
+            members = LocalClients(
+                tables, workload, public, variant=variant, local_steps=self.local_steps, secure_sum=secure_sum
+            )
+        backend = FederatedBackend(
+            members,
+            workload,
+            account,
+            public,
+            variant=variant,
+            participation=self.participation,
+            local_steps=self.local_steps,
+            size_variance=1 / (2 * SIZE_SHARE * account.allowance) if self._sound else None,
+            padded=self.cohort == "padded",
+            min_cohort=self.min_cohort,
+            least=clients.least if isinstance(clients, Federation) else 1,
+        )
+        self._run(backend, workload, account, start_rounds=8 * len(self.domain))
+        self.communication_ = members.traffic.summary()
+        return self
+
+    def _check_elsewhere(self) -> None:
+        """What clients can do that share nothing with the server but messages."""
+        needed = {
+            "calibration": "sound",
+            "secagg": "masks",
+            "cohort": "padded",
+            "local_steps": 1,
+            "client_level": False,
+        }
+        for name, value in needed.items():
+            if getattr(self, name) != value:
+                raise ConfigError(f"{name}: must be {value!r} where clients are elsewhere, got {getattr(self, name)!r}")
+        if not VARIANTS[self.variant].private:
+            raise ConfigError(
+                f"variant: {self.variant!r} needs all records in one place; with clients elsewhere, 'private'"
+            )
+
+
+@dataclass(eq=False)
+class DistAIM(_Federation):
+    """DistAIM: clients secret-share their marginals to three servers that select and measure on shares (KDD 2024).
+
+    Takes every parameter of :class:`AIM` but ``adaptive_bins`` and ``bins_share``, and
+
+    Parameters
+    ----------
+    participation : float
+        Probability that a client that has not shared its answers yet does so in a round.
+    client_level : bool
+        Protect whole clients: each enters with at most ``records_per_person`` of its records, drawn at random.
+    weighting : "records" or "equal"
+        Whether a measurement of a larger pool of clients weighs more in the fit, or all weigh the same as in the paper.
+    engine : "ideal", "shares" or "spu"
+        Compute in the clear what the servers would and count their bytes, run their protocol in this process, or ask
+        three servers that compute with SPU (``python -m marginal_sdg.spu server``): the same results.
+    servers : list of str
+        With "spu": "host:port" of servers 0, 1 and 2.
+    identity : str, optional
+        Folder with this process's certificate and key, made by ``python -m marginal_sdg.spu certificates``. Without
+        one, connections are neither encrypted nor authenticated, and all servers must be on this machine.
+    timeout : float
+        Seconds to wait for an answer of theirs.
+
+    Examples
+    --------
+    >>> frame = pd.DataFrame({"a": [0, 0, 1, 1] * 250, "b": [0, 1, 1, 1] * 250})
+    >>> from marginal_sdg import Domain
+    >>> clients = [frame.iloc[k::10] for k in range(10)]
+    >>> ideal, shares = (
+    ...     DistAIM(Domain.from_shape({"a": 2, "b": 2}), participation=0.5, engine=engine, seed=0).fit(clients)
+    ...     for engine in ("ideal", "shares")
+    ... )
+    >>> shares.sample(500).equals(ideal.sample(500))
+    True
+    """
+
+    weighting: str = field(default="records", kw_only=True)
+    engine: str = field(default="ideal", kw_only=True)
+    servers: Sequence[str] = field(default=(), kw_only=True)
+    identity: Path | str | None = field(default=None, kw_only=True)
+    timeout: float = field(default=600.0, kw_only=True)
+
+    def fit(self, clients: Sequence[Records], *, ledger: Ledger | None = None) -> DistAIM:
+        """Spend the budget on the clients' tables. Raises before anything is spent where an input is wrong.
+
+        ``ledger``: a ledger that several fits on the same records share; it must be able to pay this one's budget.
+        """
+        budget, workload = self._checked()
+        self._check_choice("weighting", "records", "equal")
+        self._check_choice("engine", "ideal", "shares", "spu")
+        if self.servers and self.engine != "spu":
+            raise ConfigError(f"servers: {self.engine!r} computes in this process; they need engine='spu'")
+        tables, account, public = self._prepare(clients, AIM_COSTS, budget, ledger)
+        with ExitStack() as connections:
+            pool = self._pool(tables, workload, connections)
+            backend = SharedBackend(
+                pool,
+                len(tables),
+                workload,
+                account,
+                public,
+                participation=self.participation,
+                rounds=self._planned_rounds,
+                weighted=self.weighting == "records",
+                size_variance=1 / (2 * SIZE_SHARE * account.allowance),
+                exact_sizes=None if self._sound else [len(table) for table in tables],
+            )
+            self._run(backend, workload, account, start_rounds=16 * len(self.domain))
+        self.communication_ = pool.traffic.summary()
+        return self
+
+    def _pool(self, tables: list[Table], workload: Workload, connections: ExitStack) -> Pool:
+        if self.engine == "ideal":
+            return IdealPool(tables, workload)
+        if self.engine == "shares":
+            return SharePool(tables, workload, self._keys.key)
+        from marginal_sdg.backends.spu_pool import SpuPool, connected
+
+        services = connected(self.servers, self.timeout, connections, self.identity)
+        return SpuPool(tables, workload, services, self._keys.key)
+
+
+def _at_most(records: int, table: Table, source: Source) -> Table:
+    """A random subset of a client's records, so that the whole client is a bounded group."""
+    if len(table) <= records:
+        return table
+    return table.take(source.generator().choice(len(table), records, replace=False))
