@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Protocol
 
 from marginal_sdg.crypto.channel import Channel
 from marginal_sdg.crypto.fhe.library import openfhe
@@ -45,11 +45,12 @@ from marginal_sdg.crypto.identity import KEY, Identity, certified, issue
 from marginal_sdg.crypto.stream import Service, Stream
 from marginal_sdg.domain import Domain
 from marginal_sdg.encoding import encode
-from marginal_sdg.errors import MarginalSDGError, ProtocolError
+from marginal_sdg.errors import ConfigError, MarginalSDGError, ProtocolError
 from marginal_sdg.privacy.budget import Budget
 from marginal_sdg.privacy.ledger import Ledger
 from marginal_sdg.privacy.ledger_file import FiledLedger, LedgerFile
 from marginal_sdg.privacy.noise import Source
+from marginal_sdg.processes import run, say
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -110,15 +111,15 @@ def _admit(peer: str, identity: Identity | None) -> None:
 
 def _listen(options: argparse.Namespace) -> None:
     """As server or key holder."""
-    role, identity = SERVICES[options.role], _identity(options)
+    role, identity = SERVICES[options.command], _identity(options)
     _wait(options, role, lambda: party(role, identity), identity)
 
 
 def _wait(options: argparse.Namespace, role: str, make: Callable[[], Answering], identity: Identity | None) -> None:
     openfhe()
-    service = serve(role, make, options.listen, options.timeout, lambda text: _say(role, text, sys.stderr), identity)
+    service = serve(role, make, options.listen, options.timeout, lambda text: say(role, text, sys.stderr), identity)
     try:
-        _say(role, f"process {os.getpid()}, listening on {options.listen.rpartition(':')[0]}:{service.port}")
+        say(role, f"process {os.getpid()}, listening on {options.listen.rpartition(':')[0]}:{service.port}")
         service.wait()
     finally:
         service.close()
@@ -132,9 +133,7 @@ def _certify(options: argparse.Namespace) -> None:
     names = (certified(role) for role in (SERVER, KEY_HOLDER))
     holders = [f"{certified(HOLDER)}-{number}" for number in range(1, options.holders + 1)]
     issue(options.out, [*names, *holders])
-    _say(
-        "certificates", f"{options.out}: one folder for each role; give each to its role alone, and keep {KEY} offline"
-    )
+    say("certificates", f"{options.out}: one folder for each role; give each to its role alone, and keep {KEY} offline")
 
 
 def _hold(options: argparse.Namespace) -> None:
@@ -154,6 +153,8 @@ def _records(options: argparse.Namespace) -> tuple[pd.DataFrame, Domain]:
     if options.dataset:
         dataset = load_dataset(options.dataset)
         return dataset.frame, dataset.domain
+    if options.domain is None:
+        raise ConfigError("--csv needs --domain, the declared columns")
     return pd.read_csv(options.csv), Domain.load(options.domain)
 
 
@@ -188,7 +189,7 @@ def _synthesise(options: argparse.Namespace) -> None:
     if options.ledger:
         file = LedgerFile(options.ledger, _total(options))
         account = FiledLedger(file, Budget(options.epsilon, options.delta), "synthesis")
-    _say(HOLDER, f"process {os.getpid()}, epsilon {options.epsilon:g}, {options.rounds} rounds")
+    say(HOLDER, f"process {os.getpid()}, epsilon {options.epsilon:g}, {options.rounds} rounds")
     start = time.perf_counter()
     fhaim = FHAIM(
         domain,
@@ -210,14 +211,14 @@ def _synthesise(options: argparse.Namespace) -> None:
     synthetic = fhaim.sample()
     synthetic.to_csv(options.out, index=False)
     spent, size = fhaim.ledger.epsilon(), sum(fhaim.communication_.values()) / 1e6
-    _say(HOLDER, f"spent epsilon {spent:.4g} on {len(fhaim.ledger.charges)} releases; messages of {size:.0f} MB")
-    _say(HOLDER, f"{len(synthetic)} synthetic rows in {options.out}, {time.perf_counter() - start:.1f} s")
+    say(HOLDER, f"spent epsilon {spent:.4g} on {len(fhaim.ledger.charges)} releases; messages of {size:.0f} MB")
+    say(HOLDER, f"{len(synthetic)} synthetic rows in {options.out}, {time.perf_counter() - start:.1f} s")
 
 
 def _tell(event: Mapping[str, Any]) -> None:
     if event["event"] == "round":
         chosen = ", ".join(" x ".join(clique) for clique in event["selected"])
-        _say(HOLDER, f"round {event['round']} of {event['rounds']}: {chosen}")
+        say(HOLDER, f"round {event['round']} of {event['rounds']}: {chosen}")
 
 
 def _demonstrate(options: argparse.Namespace) -> None:
@@ -263,7 +264,7 @@ def _demonstrate(options: argparse.Namespace) -> None:
         code = subprocess.run(command).returncode
     if code:
         raise SystemExit(code)
-    _say("all roles", f"{time.perf_counter() - start:.1f} s with their start")
+    say("all roles", f"{time.perf_counter() - start:.1f} s with their start")
 
 
 @contextmanager
@@ -283,17 +284,11 @@ def _service(arguments: Sequence[str]) -> Iterator[str]:
             process.terminate()
 
 
-def _say(role: str, text: str, stream: TextIO | None = None) -> None:
-    stream = stream or sys.stdout
-    stream.write(f"{role}: {text}\n")
-    stream.flush()
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m marginal_sdg.roles", description="FHAIM in processes of its roles."
     )
-    roles = parser.add_subparsers(dest="role", required=True)
+    roles = parser.add_subparsers(dest="command", required=True)
     for name, port in (("keyholder", 7102), ("server", 7101)):
         service = roles.add_parser(name, help=f"answer data holders as the {SERVICES[name]}")
         service.add_argument("--listen", default=f"127.0.0.1:{port}", metavar="HOST:PORT")
@@ -335,17 +330,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one role, or all."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    if getattr(options, "csv", None) and not options.domain:
-        parser.error("--csv needs --domain, the declared columns")
-    try:
-        options.run(options)
-    except (MarginalSDGError, OSError) as error:
-        sys.stderr.write(f"{options.role}: {error}\n")
-        raise SystemExit(1 if isinstance(error, ProtocolError) else 2) from None
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
+    run(_parser(), arguments)
 
 
 if __name__ == "__main__":

@@ -378,7 +378,7 @@ LAYERS = [
     {"errors", "simplex", "style"},
     {"crypto", "page"},
     {"attribute", "privacy", "schedule", "scores"},
-    {"domain"},
+    {"domain", "processes"},
     {"encoding", "release", "draft", "dtypes"},
     {"marginals", "condition"},
     {"workload", "graphical"},

@@ -19,9 +19,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from marginal_sdg.errors import ConfigError, MarginalSDGError, ProtocolError
+from marginal_sdg.errors import ConfigError, ProtocolError
 from marginal_sdg.flower import QUIET
 from marginal_sdg.flower.project import write_project
+from marginal_sdg.processes import free_ports, run, say
 
 _LINK = "demo"
 _BIN = Path(sys.executable).parent
@@ -29,7 +30,7 @@ _BIN = Path(sys.executable).parent
 
 def _write(options: argparse.Namespace) -> None:
     write_project(options.folder, _config(options, options.folder.resolve()))
-    _say(f"a Flower app is in {options.folder}; `flwr run {options.folder}` starts it")
+    say("demo", f"a Flower app is in {options.folder}; `flwr run {options.folder}` starts it")
 
 
 def _demonstrate(options: argparse.Namespace) -> None:
@@ -43,26 +44,26 @@ def _demonstrate(options: argparse.Namespace) -> None:
         home = Path(folder)
         options.domain, homes = _clients(home / "clients", options.clients)
         write_project(home / "app", _config(options, home / "clients"))
-        link, environment = f"127.0.0.1:{_free_port()}", {**os.environ, **QUIET, "FLWR_HOME": folder}
+        link, environment = f"127.0.0.1:{free_ports(1)[0]}", {**os.environ, **QUIET, "FLWR_HOME": folder}
         environment["PATH"] = f"{_BIN}{os.pathsep}{environment['PATH']}"
         (home / "config.toml").write_text(f'[superlink.{_LINK}]\naddress = "{link}"\ninsecure = true\n')
         arguments = ["--insecure", "--port", link.partition(":")[2], "--disable-runtime-dependency-installation"]
         simulated = [] if options.deployment else ["--simulation"]
         stack.enter_context(_process("flower-superlink", [*arguments, *simulated], environment, home / "superlink.log"))
         _await(link, options.timeout)
-        _say(f"SuperLink at {link}")
+        say("demo", f"SuperLink at {link}")
         for k, own in enumerate(homes if options.deployment else ()):
             files = f'table="{own / "table.csv"}" domain="{own / "domain.yaml"}"'
-            node = ["--insecure", "--superlink", link, "--port", str(_free_port()), "--node-config", files]
+            node = ["--insecure", "--superlink", link, "--port", str(free_ports(1)[0]), "--node-config", files]
             stack.enter_context(_process("flower-supernode", node, environment, home / f"supernode-{k}.log"))
-        _say(f"{len(homes)} clients, " + ("each a SuperNode of its own" if options.deployment else "simulated"))
+        say("demo", f"{len(homes)} clients, " + ("each a SuperNode of its own" if options.deployment else "simulated"))
         command = [str(_BIN / "flwr"), "run", str(home / "app"), _LINK, "--stream"]
         if not options.deployment:
             command += ["--federation-config", f"num-supernodes={len(homes)}"]
         subprocess.run(command, env=environment)
     if not options.out.exists():
         raise ProtocolError("the run wrote no table; its log is above")
-    _say(f"everything: {time.perf_counter() - start:.0f} s")
+    say("demo", f"everything: {time.perf_counter() - start:.0f} s")
 
 
 def _clients(folder: Path, count: int) -> tuple[Path, list[Path]]:
@@ -128,17 +129,6 @@ def _await(address: str, timeout: float) -> None:
     raise ProtocolError(f"SuperLink: does not listen on {address} after {timeout:g} s")
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"demo: {text}\n")
-    sys.stdout.flush()
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m marginal_sdg.flower", description="FLAIM on Flower.")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -165,14 +155,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command."""
-    options = _parser().parse_args(arguments)
-    try:
-        options.run(options)
-    except (MarginalSDGError, OSError) as error:
-        sys.stderr.write(f"{options.command}: {error}\n")
-        raise SystemExit(1 if isinstance(error, ProtocolError) else 2) from None
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
+    run(_parser(), arguments)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from threading import Lock
-from typing import Any, TextIO
+from typing import Any
 
 from marginal_sdg.crypto.channel import Channel
 from marginal_sdg.crypto.identity import KEY, Identity, certified, issue
@@ -26,6 +26,7 @@ from marginal_sdg.crypto.spu.engine import library
 from marginal_sdg.crypto.spu.questions import COORDINATOR, role
 from marginal_sdg.crypto.stream import Service, Stream, address
 from marginal_sdg.errors import ConfigError, MarginalSDGError, ProtocolError
+from marginal_sdg.processes import run, say
 from marginal_sdg.spu.launch import launch
 from marginal_sdg.spu.session import Place, Session
 
@@ -62,9 +63,9 @@ def _serve(options: argparse.Namespace) -> None:
     options.folder.mkdir(parents=True, exist_ok=True)
     own = None if options.identity is None else options.identity.resolve()
     place, name = Place(options.rank, links, options.folder.resolve(), own, options.link_timeout), role(options.rank)
-    service = serve(place, options.listen, options.timeout, lambda text: _say(name, text, sys.stderr), identity)
+    service = serve(place, options.listen, options.timeout, lambda text: say(name, text, sys.stderr), identity)
     try:
-        _say(name, f"process {os.getpid()}, listening on {options.listen.rpartition(':')[0]}:{service.port}")
+        say(name, f"process {os.getpid()}, listening on {options.listen.rpartition(':')[0]}:{service.port}")
         service.wait()
     finally:
         service.close()
@@ -72,7 +73,7 @@ def _serve(options: argparse.Namespace) -> None:
 
 def _certify(options: argparse.Namespace) -> None:
     issue(options.out, [*(certified(role(rank)) for rank in range(SERVERS)), COORDINATOR])
-    _say("certificates", f"{options.out}: a folder for each; give each to its owner alone, and keep {KEY} offline")
+    say("certificates", f"{options.out}: a folder for each; give each to its owner alone, and keep {KEY} offline")
 
 
 def _demonstrate(options: argparse.Namespace) -> None:
@@ -93,7 +94,7 @@ def _demonstrate(options: argparse.Namespace) -> None:
         launch(Path(folder), options.server_python) as servers,
     ):
         for rank, server in enumerate(servers):
-            _say(role(rank), f"process {server.process.pid} at {server.address}")
+            say(role(rank), f"process {server.process.pid} at {server.address}")
         distaim = DistAIM(
             data.domain,
             epsilon=options.epsilon,
@@ -110,22 +111,16 @@ def _demonstrate(options: argparse.Namespace) -> None:
         synthetic = distaim.sample()
     synthetic.to_csv(options.out, index=False)
     sent = distaim.communication_
-    _say(COORDINATOR, f"spent epsilon {distaim.ledger.epsilon():.4g} on {len(distaim.ledger.charges)} releases")
+    say(COORDINATOR, f"spent epsilon {distaim.ledger.epsilon():.4g} on {len(distaim.ledger.charges)} releases")
     for party in ("client", "server"):
-        _say(COORDINATOR, f"each {party} sent {sent[f'{party}_sent_wire_bytes'] / 1e6:.1f} MB")
-    _say(COORDINATOR, f"{len(synthetic)} synthetic rows in {options.out}, {time.perf_counter() - start:.1f} s")
+        say(COORDINATOR, f"each {party} sent {sent[f'{party}_sent_wire_bytes'] / 1e6:.1f} MB")
+    say(COORDINATOR, f"{len(synthetic)} synthetic rows in {options.out}, {time.perf_counter() - start:.1f} s")
 
 
 def _tell(event: Mapping[str, Any]) -> None:
     if event["event"] == "round":
         chosen = ", ".join(" x ".join(clique) for clique in event["selected"])
-        _say(COORDINATOR, f"round {event['round']} of {event['rounds']}: {chosen}")
-
-
-def _say(name: str, text: str, stream: TextIO | None = None) -> None:
-    stream = stream or sys.stdout
-    stream.write(f"{name}: {text}\n")
-    stream.flush()
+        say(COORDINATOR, f"round {event['round']} of {event['rounds']}: {chosen}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -160,14 +155,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command."""
-    options = _parser().parse_args(arguments)
-    try:
-        options.run(options)
-    except (MarginalSDGError, OSError) as error:
-        sys.stderr.write(f"{options.command}: {error}\n")
-        raise SystemExit(1 if isinstance(error, ProtocolError) else 2) from None
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
+    run(_parser(), arguments)
 
 
 if __name__ == "__main__":

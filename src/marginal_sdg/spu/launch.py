@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from marginal_sdg.crypto.identity import certified, issue
 from marginal_sdg.crypto.rss import SERVERS
 from marginal_sdg.crypto.spu.questions import COORDINATOR, role
 from marginal_sdg.errors import ProtocolError
+from marginal_sdg.processes import free_ports
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def launch(home: Path, python: str = sys.executable, link_timeout: float = 120.0
     names = [certified(role(rank)) for rank in range(SERVERS)]
     issue(home, [*names, COORDINATOR])
     folders = [home / name for name in names]
-    links = ",".join(f"127.0.0.1:{port}" for port in _free_ports(SERVERS))
+    links = ",".join(f"127.0.0.1:{port}" for port in free_ports(SERVERS))
     with ExitStack() as stack:
         started = [
             stack.enter_context(_process(python, rank, folder, links, link_timeout))
@@ -67,9 +67,3 @@ def _greeting(process: subprocess.Popen[str], folder: Path) -> str:
         return line.split()[-1]
     reasons = (folder / "sessions.log").read_text(encoding="utf-8").splitlines()
     raise ProtocolError(f"{folder.name}: did not start: {reasons[-1] if reasons else 'it said nothing'}")
-
-
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        listeners = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [listener.getsockname()[1] for listener in listeners]
