@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TextIO
 
+from marginal_sdg.crypto.stream import Service
 from marginal_sdg.errors import MarginalSDGError, ProtocolError
 
 
@@ -17,6 +19,20 @@ def say(name: str, text: str, stream: TextIO | None = None) -> None:
     stream = stream or sys.stdout
     stream.write(f"{name}: {text}\n")
     stream.flush()
+
+
+def told_by(name: str) -> Callable[[str], None]:
+    """Says what it is told on standard error."""
+    return lambda text: say(name, text, sys.stderr)
+
+
+def wait(service: Service, name: str, where: str) -> None:
+    """Say where a service listens, and keep it up until it is interrupted."""
+    try:
+        say(name, f"process {os.getpid()}, listening on {where.rpartition(':')[0]}:{service.port}")
+        service.wait()
+    finally:
+        service.close()
 
 
 def free_ports(count: int) -> list[int]:

@@ -26,9 +26,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol
 
+from marginal_sdg.crypto import answering
 from marginal_sdg.crypto.channel import Channel
 from marginal_sdg.crypto.fhe.library import openfhe
 from marginal_sdg.crypto.fhe.parties import (
@@ -42,15 +42,15 @@ from marginal_sdg.crypto.fhe.parties import (
     unsigned,
 )
 from marginal_sdg.crypto.identity import KEY, Identity, certified, issue
-from marginal_sdg.crypto.stream import Service, Stream
+from marginal_sdg.crypto.stream import Service
 from marginal_sdg.domain import Domain
 from marginal_sdg.encoding import encode
-from marginal_sdg.errors import ConfigError, MarginalSDGError, ProtocolError
+from marginal_sdg.errors import ConfigError, ProtocolError
 from marginal_sdg.privacy.budget import Budget
 from marginal_sdg.privacy.ledger import Ledger
 from marginal_sdg.privacy.ledger_file import FiledLedger, LedgerFile
 from marginal_sdg.privacy.noise import Source
-from marginal_sdg.processes import run, say
+from marginal_sdg.processes import run, say, told_by, wait
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,29 +84,13 @@ def serve(
     identity: Identity | None = None,
 ) -> Service:
     """Answer one data holder after the other, until the service is closed. ``tell`` gets a line for every session."""
-    turn = Lock()
 
-    def session(stream: Stream) -> None:
-        with turn:
-            channel = Channel(stream, HOLDER, timeout)
-            try:
-                _admit(stream.peer, identity)
-                channel.greet(role)
-                answering = make()
-                answering.partner = channel.ask_back
-                channel.serve(answering.ask)
-                tell("session done")
-            except MarginalSDGError as error:
-                tell(f"session ended: {error}")
-                channel.fail(error)
+    def play(channel: Channel) -> None:
+        party = make()
+        party.partner = channel.ask_back
+        channel.serve(party.ask)
 
-    return Service(where, session, identity)
-
-
-def _admit(peer: str, identity: Identity | None) -> None:
-    """Only data holders ask."""
-    if identity is not None and not peer.startswith(certified(HOLDER)):
-        raise ProtocolError(f"{peer}: its certificate is none of a data holder, and only these have questions here")
+    return answering.serve(role, HOLDER, play, where, timeout, tell, identity)
 
 
 def _listen(options: argparse.Namespace) -> None:
@@ -117,12 +101,7 @@ def _listen(options: argparse.Namespace) -> None:
 
 def _wait(options: argparse.Namespace, role: str, make: Callable[[], Answering], identity: Identity | None) -> None:
     openfhe()
-    service = serve(role, make, options.listen, options.timeout, lambda text: say(role, text, sys.stderr), identity)
-    try:
-        say(role, f"process {os.getpid()}, listening on {options.listen.rpartition(':')[0]}:{service.port}")
-        service.wait()
-    finally:
-        service.close()
+    wait(serve(role, make, options.listen, options.timeout, told_by(role), identity), role, options.listen)
 
 
 def _identity(options: argparse.Namespace) -> Identity | None:

@@ -63,7 +63,7 @@ class Channel:
         """The same, chunk by chunk as they come."""
         try:
             for chunk in chunks:
-                if self._stream.incoming:  # an error: nobody waits for the rest
+                if self.interrupted:  # by an error: nobody waits for the rest
                     break
                 self._put(step, chunk)
             else:
@@ -128,6 +128,11 @@ class Channel:
         """Tell the peer why the session is over."""
         with suppress(ClosedError, ProtocolError):  # it has gone, or takes nothing: the connection ends here anyway
             self._put(_ERROR, str(error).encode())
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether something has come, or the peer has gone, while nothing was expected of it."""
+        return bool(self._stream.incoming)
 
     def close(self) -> None:
         """Close the connection."""

@@ -8,7 +8,6 @@ server. Exit code 0: done, 1: a server failed, 2: bad input.
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import sys
 import tempfile
@@ -16,40 +15,29 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
+from marginal_sdg.crypto import answering
 from marginal_sdg.crypto.channel import Channel
 from marginal_sdg.crypto.identity import KEY, Identity, certified, issue
 from marginal_sdg.crypto.rss import SERVERS
 from marginal_sdg.crypto.spu.engine import library
 from marginal_sdg.crypto.spu.questions import COORDINATOR, role
-from marginal_sdg.crypto.stream import Service, Stream, address
-from marginal_sdg.errors import ConfigError, MarginalSDGError, ProtocolError
-from marginal_sdg.processes import run, say
+from marginal_sdg.crypto.stream import Service, address
+from marginal_sdg.errors import ConfigError
+from marginal_sdg.processes import run, say, told_by, wait
 from marginal_sdg.spu.launch import launch
 from marginal_sdg.spu.session import Place, Session
 
 
 def serve(place: Place, where: str, timeout: float, tell: Callable[[str], None], identity: Identity | None) -> Service:
     """Answer one coordinator after the other, until the service is closed. ``tell`` gets a line for every session."""
-    turn = Lock()
 
-    def session(stream: Stream) -> None:
-        with turn:
-            channel = Channel(stream, COORDINATOR, timeout)
-            try:
-                if identity is not None and stream.peer != COORDINATOR:
-                    raise ProtocolError(f"{stream.peer}: its certificate is not the {COORDINATOR}'s, who alone may ask")
-                channel.greet(role(place.rank))
-                with closing(Session(place, gone=lambda: bool(stream.incoming))) as answering:
-                    channel.serve(answering.ask)
-                tell("session done")
-            except MarginalSDGError as error:
-                tell(f"session ended: {error}")
-                channel.fail(error)
+    def play(channel: Channel) -> None:
+        with closing(Session(place, gone=lambda: channel.interrupted)) as session:
+            channel.serve(session.ask)
 
-    return Service(where, session, identity)
+    return answering.serve(role(place.rank), COORDINATOR, play, where, timeout, tell, identity)
 
 
 def _serve(options: argparse.Namespace) -> None:
@@ -63,12 +51,7 @@ def _serve(options: argparse.Namespace) -> None:
     options.folder.mkdir(parents=True, exist_ok=True)
     own = None if options.identity is None else options.identity.resolve()
     place, name = Place(options.rank, links, options.folder.resolve(), own, options.link_timeout), role(options.rank)
-    service = serve(place, options.listen, options.timeout, lambda text: say(name, text, sys.stderr), identity)
-    try:
-        say(name, f"process {os.getpid()}, listening on {options.listen.rpartition(':')[0]}:{service.port}")
-        service.wait()
-    finally:
-        service.close()
+    wait(serve(place, options.listen, options.timeout, told_by(name), identity), name, options.listen)
 
 
 def _certify(options: argparse.Namespace) -> None:

@@ -1,0 +1,42 @@
+"""A role that answers whoever may ask it, one session after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from threading import Lock
+
+from marginal_sdg.crypto.channel import Channel
+from marginal_sdg.crypto.identity import Identity, certified
+from marginal_sdg.crypto.stream import Service, Stream
+from marginal_sdg.errors import MarginalSDGError, ProtocolError
+
+
+def serve(
+    role: str,
+    asker: str,
+    play: Callable[[Channel], None],
+    where: str,
+    timeout: float,
+    tell: Callable[[str], None],
+    identity: Identity | None = None,
+) -> Service:
+    """Play one session with each asker in turn, until the service is closed. ``tell`` gets a line for every session.
+
+    With an identity, only those are let in that are certified as an ``asker``, or as one of several.
+    """
+    turn = Lock()
+
+    def session(stream: Stream) -> None:
+        with turn:
+            channel = Channel(stream, asker, timeout)
+            try:
+                if identity is not None and not stream.peer.startswith(certified(asker)):
+                    raise ProtocolError(f"{stream.peer}: its certificate is none of a {asker}, and only these may ask")
+                channel.greet(role)
+                play(channel)
+                tell("session done")
+            except MarginalSDGError as error:
+                tell(f"session ended: {error}")
+                channel.fail(error)
+
+    return Service(where, session, identity)
