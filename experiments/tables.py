@@ -34,7 +34,12 @@ class Artefact:
 
 
 TABLES = (
-    Artefact("table1", ("table1", "table1_one_way", "table1_ctgan"), "flaim_table1_nll", ("nll", "nll_kde")),
+    Artefact(
+        "table1",
+        ("table1", "table1_one_way", "table1_ctgan", "table1_ctgan_others"),
+        "flaim_table1_nll",
+        ("nll", "nll_kde"),
+    ),
     Artefact("table2", ("table2",), "flaim_table2", ("workload_error", "nll")),
 )
 
