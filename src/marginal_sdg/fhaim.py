@@ -189,7 +189,7 @@ class FHAIM(Synthesizer):
         from marginal_sdg.crypto.fhe.parties import HOLDER, KEY_HOLDER, SERVER
         from marginal_sdg.crypto.identity import Identity
 
-        identity = None if self.identity is None else Identity.load(self.identity)
+        identity = Identity.given(self.identity)
 
         def connect(where: str, role: str) -> Channel:
             return connections.enter_context(Channel.connect(where, role, self.timeout, identity))

@@ -95,17 +95,13 @@ def serve(
 
 def _listen(options: argparse.Namespace) -> None:
     """As server or key holder."""
-    role, identity = SERVICES[options.command], _identity(options)
+    role, identity = SERVICES[options.command], Identity.given(options.identity)
     _wait(options, role, lambda: party(role, identity), identity)
 
 
 def _wait(options: argparse.Namespace, role: str, make: Callable[[], Answering], identity: Identity | None) -> None:
     openfhe()
     wait(serve(role, make, options.listen, options.timeout, told_by(role), identity), role, options.listen)
-
-
-def _identity(options: argparse.Namespace) -> Identity | None:
-    return None if options.identity is None else Identity.load(options.identity)
 
 
 def _certify(options: argparse.Namespace) -> None:
@@ -118,7 +114,7 @@ def _certify(options: argparse.Namespace) -> None:
 def _hold(options: argparse.Namespace) -> None:
     """As a data holder: the one that asks, or with ``--listen`` one that is asked."""
     if options.listen:
-        identity = _identity(options)
+        identity = Identity.given(options.identity)
         _wait(options, HOLDER, _other_holder(options, identity), identity)
     else:
         _synthesise(options)

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from marginal_sdg.crypto.rss import bits_for
+from marginal_sdg.crypto.rss import SERVERS, bits_for
 from marginal_sdg.crypto.rss_cost import Cost, noisy_selection, one_round
 from marginal_sdg.crypto.traffic import Traffic
 from marginal_sdg.domain import Clique
@@ -85,6 +85,11 @@ class Pool(Protocol):
     def measure(self, cliques: Sequence[Clique], parts: Sequence[Sequence[Counts]]) -> list[Counts]:
         """Noisy marginals; for every server one part per clique."""
         ...
+
+
+def one_each(parts: Sequence[Counts]) -> list[Counts]:
+    """The noise of each of three servers; a single dealer's goes through server 0."""
+    return [*parts, *[np.zeros_like(parts[0])] * (SERVERS - len(parts))]
 
 
 def paper_upload_bytes(workload: Workload) -> int:

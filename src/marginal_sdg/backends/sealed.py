@@ -75,11 +75,7 @@ class SealedVault:
         self._others = others or Others()
         self.plan = Plan.of(self._layout, counts=counted)
         with self._meter.phase("keys"):
-            self._open(
-                len(tables) + self._others.count,
-                self.plan.decryptions(0, measurements, shared=True),
-                threshold=threshold,
-            )
+            self._open(len(tables), self.plan.decryptions(0, measurements, shared=True), threshold=threshold)
         with self._meter.phase("upload"):
             for question in self._uploads(tables, workload, counted=counted):
                 self._server.ask(Step.UPLOAD, self._meter.uploaded(question))
@@ -100,8 +96,8 @@ class SealedVault:
         self._evaluation_key_bytes = len(evaluation)
         (theirs,) = self._meter.sent("keys", self._server.ask(Step.OPEN, [terms.pack(), public, evaluation]))
         self._others.open(terms, public, [sealed, theirs])
-        cap = self._max_records // holders if self._by_rows else self._max_records
-        self._holders = [DataHolder(self._layout, public, cap) for _ in range(holders - self._others.count)]
+        cap = self._max_records // (holders + self._others.count) if self._by_rows else self._max_records
+        self._holders = [DataHolder(self._layout, public, cap) for _ in range(holders)]
         hello = self._meter.sent("keys", self._keyholder.ask(Step.HELLO, []))
         reply = self._meter.sent("keys", self._server.ask(Step.HELLO, hello))
         self._keyholder.ask(Step.HELLO, reply)

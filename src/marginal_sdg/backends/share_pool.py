@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from marginal_sdg.backends.pool import Ballot, paper_upload_bytes
+from marginal_sdg.backends.pool import Ballot, one_each, paper_upload_bytes
 from marginal_sdg.crypto.rss import SERVERS, Party, Shares, Words, bits_for, end_to_end
 from marginal_sdg.crypto.rss_compare import absolute_sums, argmax
 from marginal_sdg.crypto.traffic import Traffic
@@ -209,9 +209,8 @@ def _measure(_: Transport, party: Party, shares: Shares, noise: Words) -> Counts
 
 
 def _one_each(parts: Sequence[Counts]) -> list[Words]:
-    """The noise of each server; a single dealer's goes through server 0."""
-    silent = [np.zeros_like(parts[0])] * (SERVERS - len(parts))
-    return [part.view(np.uint64) for part in (*parts, *silent)]
+    """The noise of each server, as words."""
+    return [part.view(np.uint64) for part in one_each(parts)]
 
 
 def _arrive(client: int, server: int, message: Message) -> Sequence[Message]:

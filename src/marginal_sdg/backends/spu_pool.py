@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from marginal_sdg.backends.pool import Ballot, paper_upload_bytes
+from marginal_sdg.backends.pool import Ballot, one_each, paper_upload_bytes
 from marginal_sdg.crypto.channel import Channel
 from marginal_sdg.crypto.identity import Identity
 from marginal_sdg.crypto.prg import Stream
@@ -91,7 +91,7 @@ class SpuPool:
     def size(self, parts: Sequence[Counts]) -> int:
         """Noisy number of records of the clients that joined last."""
         head = Size(cells=self._shared.sizes[0])
-        (size,) = self._open(Step.SIZE, [pack(head, part.tobytes()) for part in _one_each(parts)], 1)
+        (size,) = self._open(Step.SIZE, [pack(head, part.tobytes()) for part in one_each(parts)], 1)
         return int(size)
 
     def select(self, ballot: Ballot, parts: Sequence[Counts]) -> int:
@@ -99,7 +99,7 @@ class SpuPool:
         bits_for(2 * ballot.largest_score)  # no difference of scores wraps
         public = [vector.tobytes() for vector in (ballot.weights, ballot.penalties)]
         head, expected = self._parts(ballot.layout.cliques), ballot.expected.tobytes()
-        questions = [pack(head, *public, part.tobytes(), expected) for part in _one_each(parts)]
+        questions = [pack(head, *public, part.tobytes(), expected) for part in one_each(parts)]
         (place,) = self._open(Step.SELECT, questions, 1)
         return int(place)
 
@@ -107,7 +107,7 @@ class SpuPool:
         """Noisy marginals."""
         head = self._parts(cliques)
         ends = Layout(self._workload.domain, tuple(cliques)).offsets[1:]
-        noise = _one_each([np.concatenate(part) for part in parts])
+        noise = one_each([np.concatenate(part) for part in parts])
         released = self._open(Step.MEASURE, [pack(head, part.tobytes()) for part in noise], int(ends[-1]))
         return np.split(released, ends[:-1])
 
@@ -154,13 +154,8 @@ def connected(
         raise ConfigError(f"servers: engine 'spu' needs a list with the addresses of three, got {addresses!r}")
     if not timeout > 0:
         raise ConfigError(f"timeout: must be a positive number of seconds, got {timeout}")
-    own = None if identity is None else Identity.load(identity)
+    own = Identity.given(identity)
     return [
         connections.enter_context(Channel.connect(where, role(rank), timeout, own))
         for rank, where in enumerate(addresses)
     ]
-
-
-def _one_each(parts: Sequence[Counts]) -> list[Counts]:
-    """The noise of each server; a single dealer's goes through server 0."""
-    return [*parts, *[np.zeros_like(parts[0])] * (SERVERS - len(parts))]

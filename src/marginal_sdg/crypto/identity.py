@@ -48,6 +48,11 @@ class Identity:
             ) from None
         return identity
 
+    @classmethod
+    def given(cls, folder: Path | str | None) -> Identity | None:
+        """That of a folder, if one is given."""
+        return None if folder is None else cls.load(folder)
+
     def sign(self, message: bytes) -> bytes:
         """A signature with the certificate in front, for :meth:`check` of others."""
         key = serialization.load_pem_private_key(self.key, None)

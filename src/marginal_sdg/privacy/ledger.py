@@ -204,11 +204,10 @@ class Ledger:
         by: str = "servers",
         here: Sequence[int] | None = None,
     ) -> NoisyCells:
-        """Noise for tables that nobody sees in the clear, in one part per server, or per data holder.
+        """Noise for tables that nobody sees in the clear, in parts of servers or data holders: :func:`part_variance`.
 
-        ``cells``: of each table. Charges per_record / (2 variance), what a server still faces that knows its own
-        part; with ``servers=1`` somebody draws it who may know it all. See :func:`part_variance`. ``here``: places of
-        the parts that are drawn here, where others pay and draw theirs from ledgers of their own.
+        ``cells``: of each table. Charges per_record / (2 variance), what a server still faces that knows its own part;
+        with ``servers=1``, whoever draws it may know it all. Parts not ``here`` are others' to draw and to pay for.
         """
         charge = Charge(what, "gaussian", variance, per_record, by, self.group)
         noise = DiscreteGaussian(part_variance(charge.parameter, servers))

@@ -43,7 +43,7 @@ def serve(place: Place, where: str, timeout: float, tell: Callable[[str], None],
 def _serve(options: argparse.Namespace) -> None:
     if not 0 <= options.rank < SERVERS:
         raise ConfigError(f"rank: must be 0, 1 or 2, got {options.rank}")
-    identity = None if options.identity is None else Identity.load(options.identity)
+    identity = Identity.given(options.identity)
     links = [address(link, authenticated=identity is not None) for link in options.links.split(",")]
     if len(set(links)) != SERVERS or len(links) != SERVERS:
         raise ConfigError(f"links: needs three different host:port, of servers 0, 1 and 2, got {options.links!r}")
