@@ -83,7 +83,13 @@ class Synthesizer(Estimator):
 
     def _generator(self, public: PublicKnowledge) -> Generator:
         zeros = public.zeros
-        return make_generator(self.generator, zeros.domain, self.max_model_mb, zeros.log_potentials)
+        return make_generator(
+            self.generator,
+            zeros.domain,
+            self.max_model_mb,
+            zeros.log_potentials,
+            annealing=self.rounds == "adaptive",
+        )
 
     @property
     def _planned_rounds(self) -> int:

@@ -124,6 +124,7 @@ def test_cold_and_warm_fits_are_proved_to_be_near_the_optimum(domain, table):
         2000.0,
         typical_sigma(measurements, 2000.0),
         {generator._mask(q): value for q, value in zeros(domain).items()},
+        (pgm.RIDGE_ONE_WAY, pgm.RIDGE),
     )
     for fitted in (cold, warm):
         theta = [np.where(np.isneginf(p := fitted.potentials[m.clique]), 0.0, p) for m in measurements]

@@ -79,6 +79,19 @@ def test_a_warm_start_leads_to_the_same_model(domain, noisy):
         np.testing.assert_allclose(warm.marginal(clique), cold.marginal(clique), atol=2.0)
 
 
+def test_models_that_steer_annealing_keep_closer_to_the_measurements_and_the_final_one_does_not(domain, noisy):
+    coarse = [Measurement(m.clique, m.counts, 10 * m.sigma) for m in noisy]  # the ridge grows with sigma
+    steering, usual = (PGM(domain, annealing=annealing) for annealing in (True, False))
+    targets = usual.pool(coarse, 2000.0)
+
+    def distance(fitted):
+        return sum(np.abs(fitted.marginal(q).ravel() - targets[q][0]).sum() for q in CLIQUES)
+
+    assert distance(steering.fit(coarse, 2000.0)) < 0.5 * distance(usual.fit(coarse, 2000.0))
+    final = [generator.fit(coarse, 2000.0, final=True).potentials["a", "b"] for generator in (steering, usual)]
+    np.testing.assert_array_equal(*final)
+
+
 def test_repeated_measurements_are_pooled_by_inverse_variance():
     counts = [np.array([100, 300]), np.array([140, 260])]
     repeated = [Measurement(("a",), counts[0], 1.0), Measurement(("a",), counts[1], 2.0)]
@@ -210,6 +223,7 @@ def test_the_duality_gap_proves_how_close_the_fit_is(domain, noisy):
         2000.0,
         typical_sigma(noisy, 2000.0),
         {},
+        (pgm.RIDGE_ONE_WAY, pgm.RIDGE),
     )
     start = np.zeros(len(problem.target))
     best = minimise(problem.evaluate, start, done=lambda theta: problem.gap(theta) < 1e-10, iterations=5000)

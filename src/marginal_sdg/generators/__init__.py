@@ -13,16 +13,21 @@ from marginal_sdg.generators.base import Generator
 
 
 def make_generator(
-    name: str, domain: Domain, max_model_mb: float, zeros: Mapping[Clique, npt.NDArray[np.float64]] | None = None
+    name: str,
+    domain: Domain,
+    max_model_mb: float,
+    zeros: Mapping[Clique, npt.NDArray[np.float64]] | None = None,
+    *,
+    annealing: bool = False,
 ) -> Generator:
     """The generator called ``name``: ``"pgm"``, our own engine, or ``"mbi"``, the private-pgm package.
 
-    ``zeros``: what is impossible, see :class:`PGM`.
+    ``zeros``: what is impossible, ``annealing``: what for; see :class:`PGM`.
     """
     if name == "pgm":
         from marginal_sdg.generators.pgm import PGM
 
-        return PGM(domain, max_model_mb=max_model_mb, zeros=zeros)
+        return PGM(domain, max_model_mb=max_model_mb, zeros=zeros, annealing=annealing)
     if name == "mbi":
         if zeros:
             raise ConfigError("generator: 'mbi' knows no impossible cells; use 'pgm', or drop impossible")
