@@ -16,6 +16,7 @@ from marginal_sdg.backends.vault import LARGEST_COUNT, ClearVault, Vault
 from marginal_sdg.encoding import Table
 from marginal_sdg.errors import ConfigError, DataError
 from marginal_sdg.privacy.ledger import Ledger
+from marginal_sdg.privacy.noise import Source
 from marginal_sdg.schedule import plan_schedule
 from marginal_sdg.synthesizers import Synthesizer
 from marginal_sdg.workload import Workload
@@ -66,7 +67,7 @@ class FHAIM(Synthesizer):
         Folder with this process's certificate and key, made by ``python -m marginal_sdg.roles certificates``. Without
         one, connections are neither encrypted nor authenticated, and both roles must be on this machine.
     timeout : float
-        Seconds to wait for an answer of theirs.
+        Seconds to wait for an answer of theirs, and for one that keeps its session on disk (``--store``) to come back.
 
     Examples
     --------
@@ -188,11 +189,16 @@ class FHAIM(Synthesizer):
         from marginal_sdg.crypto.channel import Channel
         from marginal_sdg.crypto.fhe.parties import HOLDER, KEY_HOLDER, SERVER
         from marginal_sdg.crypto.identity import Identity
+        from marginal_sdg.crypto.steady import Steady
 
         identity = Identity.given(self.identity)
 
         def connect(where: str, role: str) -> Channel:
-            return connections.enter_context(Channel.connect(where, role, self.timeout, identity))
+            return Channel.connect(where, role, self.timeout, identity)
+
+        def steady(where: str, role: str) -> Steady:
+            name = Source.system().key()  # never of a seed: the same name is the same session
+            return connections.enter_context(Steady(lambda: connect(where, role), name, self.timeout))
 
         agreement = Agreement(
             domain=self.domain.to_dict(),
@@ -204,5 +210,6 @@ class FHAIM(Synthesizer):
             upload=self.upload,
             score=self.score,
         )
-        parties = connect(self.server, SERVER), connect(self.keyholder, KEY_HOLDER)
-        return {"parties": parties, "others": Others([connect(where, HOLDER) for where in self.others], agreement)}
+        parties = steady(self.server, SERVER), steady(self.keyholder, KEY_HOLDER)
+        others = [connections.enter_context(connect(where, HOLDER)) for where in self.others]
+        return {"parties": parties, "others": Others(others, agreement)}

@@ -12,7 +12,9 @@
 Connections are gRPC's, encrypted and authenticated at both ends by certificates of one authority; on one machine they
 may go without. The first data holder runs the loop, whose model is public. Every data holder has its own table, pays
 from its own ledger and makes its part of the noise. A service makes fresh secrets for every session, has one at a time,
-and ends it at the first error with one line. Exit code 0: done, 1: a role failed, 2: bad input.
+and ends it at the first error with one line. With ``--store``, server and key holder keep the session in a folder of
+their own, and can be killed and started again in the middle of it (see :mod:`marginal_sdg.crypto.kept`); not a key
+holder of half a key, nor a data holder. Exit code 0: done, 1: a role failed, 2: bad input.
 """
 
 from __future__ import annotations
@@ -23,10 +25,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from marginal_sdg.crypto import answering
 from marginal_sdg.crypto.channel import Channel
@@ -38,10 +40,10 @@ from marginal_sdg.crypto.fhe.parties import (
     KeyParty,
     Party,
     ServerParty,
-    Sign,
     unsigned,
 )
 from marginal_sdg.crypto.identity import KEY, Identity, certified, issue
+from marginal_sdg.crypto.kept import Fleeting, Make, Memory, Store
 from marginal_sdg.crypto.stream import Service
 from marginal_sdg.domain import Domain
 from marginal_sdg.encoding import encode
@@ -56,39 +58,34 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SERVICES = {"server": SERVER, "keyholder": KEY_HOLDER}
-PARTIES: dict[str, Callable[[Callable[[], bytes], Sign], Party]] = {SERVER: ServerParty, KEY_HOLDER: KeyParty}
 _PYTHON = (sys.executable, "-m", "marginal_sdg.roles")
 
 
-class Answering(Protocol):
-    """What answers the questions of one session."""
-
-    partner: Callable[[bytes], bytes] | None
-
-    def ask(self, step: int, chunks: Iterator[bytes]) -> Iterable[bytes]:
-        """The answer to one."""
-        ...
-
-
-def party(role: str, identity: Identity | None = None) -> Party:
-    """A server or a key holder with fresh secrets."""
-    return PARTIES[role](Source.system().key, unsigned if identity is None else identity.sign)
+def party(role: str, memory: Memory, identity: Identity | None = None) -> Party:
+    """A server or a key holder with the secrets of a session."""
+    sign = unsigned if identity is None else identity.sign
+    return ServerParty(memory.keys, sign) if role == SERVER else KeyParty(memory.keys, sign, memory.remember)
 
 
 def serve(
     role: str,
-    make: Callable[[], Answering],
+    make: Make,
     where: str,
     timeout: float,
     tell: Callable[[str], None],
     identity: Identity | None = None,
+    store: Path | None = None,
 ) -> Service:
-    """Answer one data holder after the other, until the service is closed. ``tell`` gets a line for every session."""
+    """Answer one data holder after the other, until the service is closed. ``tell`` gets a line for every session.
+
+    ``store``: the folder in which a session outlives its connection, and this process.
+    """
+    keys = Source.system().key
+    kept = Fleeting(keys) if store is None else Store(store, keys, timeout)
 
     def play(channel: Channel) -> None:
-        party = make()
-        party.partner = channel.ask_back
-        channel.serve(party.ask)
+        with kept.session(channel, make) as ask:
+            channel.serve(ask)
 
     return answering.serve(role, HOLDER, play, where, timeout, tell, identity)
 
@@ -96,12 +93,15 @@ def serve(
 def _listen(options: argparse.Namespace) -> None:
     """As server or key holder."""
     role, identity = SERVICES[options.command], Identity.given(options.identity)
-    _wait(options, role, lambda: party(role, identity), identity)
+    _wait(options, role, lambda memory: party(role, memory, identity), identity, options.store)
 
 
-def _wait(options: argparse.Namespace, role: str, make: Callable[[], Answering], identity: Identity | None) -> None:
+def _wait(
+    options: argparse.Namespace, role: str, make: Make, identity: Identity | None, store: Path | None = None
+) -> None:
     openfhe()
-    wait(serve(role, make, options.listen, options.timeout, told_by(role), identity), role, options.listen)
+    service = serve(role, make, options.listen, options.timeout, told_by(role), identity, store)
+    wait(service, role, options.listen)
 
 
 def _certify(options: argparse.Namespace) -> None:
@@ -133,7 +133,7 @@ def _records(options: argparse.Namespace) -> tuple[pd.DataFrame, Domain]:
     return pd.read_csv(options.csv), Domain.load(options.domain)
 
 
-def _other_holder(options: argparse.Namespace, identity: Identity | None) -> Callable[[], Answering]:
+def _other_holder(options: argparse.Namespace, identity: Identity | None) -> Make:
     """All its sessions together spend ``--total-epsilon``; with ``--ledger``, all that use this file."""
     from marginal_sdg.backends.other_holder import OtherHolder
 
@@ -149,7 +149,7 @@ def _other_holder(options: argparse.Namespace, identity: Identity | None) -> Cal
             raise ProtocolError(f"group: this data holder has protected people with {min(accounts)} records so far")
         return accounts.setdefault(group, Ledger(total, source, group=group))
 
-    return lambda: OtherHolder(table, limit, account, source, identity)
+    return lambda memory: OtherHolder(table, limit, account, source, identity)
 
 
 def _total(options: argparse.Namespace) -> Budget:
@@ -267,6 +267,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, port in (("keyholder", 7102), ("server", 7101)):
         service = roles.add_parser(name, help=f"answer data holders as the {SERVICES[name]}")
         service.add_argument("--listen", default=f"127.0.0.1:{port}", metavar="HOST:PORT")
+        service.add_argument("--store", type=Path, metavar="FOLDER", help="keep the session here across restarts")
         service.set_defaults(run=_listen)
     holder = roles.add_parser("holder", help="a data holder: it alone has its table")
     holder.add_argument("--server", default="127.0.0.1:7101", metavar="HOST:PORT")

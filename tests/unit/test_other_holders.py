@@ -143,7 +143,7 @@ def test_what_holders_elsewhere_have_and_add_is_in_the_sums(parts, pairs, upload
 def test_shares_of_noise_are_for_two_that_do_not_ask(parts, pairs):
     """Whoever passes them on holds two sealed boxes; opened, they add up to the noise of the ledger."""
     layout, public_key = session(pairs)
-    boxes = Box(), Box()
+    boxes = Box(Source.system().key()), Box(Source.system().key())
     seals = [Seal(box.public, b"").pack() for box in boxes]
     asked = holder(parts[1])
     asked.ask(Step.OPEN, [agreed(pairs.domain).of(1).pack(), layout, public_key, *seals])
@@ -229,7 +229,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_encrypted(parts, pairs,
 def test_questions_beyond_the_agreement_are_refused_unpaid(parts, pairs, step, question, match):
     layout, public_key = session(pairs)
     asked = holder(parts[1])
-    box = Box().public
+    box = Box(Source.system().key()).public
     asked.ask(Step.OPEN, [agreed(pairs.domain).of(1).pack(), layout, public_key, box, box])
     with pytest.raises((ProtocolError, BudgetError), match=match):
         asked.ask(step, [question])
@@ -248,7 +248,7 @@ def test_a_public_key_or_box_that_is_not_signed_by_its_role_is_refused(parts, pa
         asked.ask(Step.OPEN, [agreed(pairs.domain).of(1).pack(), layout, key, keyholder.pack(), server.pack()])
 
     def signed(name, key=public_key):
-        return Seal.of(Box(), key, names[name].sign)
+        return Seal.of(Box(Source.system().key()), key, names[name].sign)
 
     opened(public_key, signed("key-holder"), signed("server"))
     other = session(pairs)[1]
@@ -256,8 +256,13 @@ def test_a_public_key_or_box_that_is_not_signed_by_its_role_is_refused(parts, pa
         (other, signed("key-holder"), signed("server"), KEY_HOLDER),  # another key
         (public_key, signed("data-holder-1"), signed("server"), KEY_HOLDER),  # by somebody else
         (public_key, signed("key-holder"), signed("key-holder"), SERVER),  # by the other role
-        (public_key, signed("key-holder"), replace(signed("server"), box=Box().public), SERVER),  # another box
-        (public_key, signed("key-holder"), Seal(Box().public, b""), SERVER),  # by nobody
+        (
+            public_key,
+            signed("key-holder"),
+            replace(signed("server"), box=Box(Source.system().key()).public),
+            SERVER,
+        ),  # another box
+        (public_key, signed("key-holder"), Seal(Box(Source.system().key()).public, b""), SERVER),  # by nobody
     ]:
         with pytest.raises(ProtocolError, match=f"^{impostor}: what came in its name is not signed by it"):
             opened(key, keyholder, server)
@@ -285,7 +290,7 @@ def test_a_fit_with_holders_elsewhere_pays_in_every_ledger(parts, pairs, tmp_pat
             return f"127.0.0.1:{service.port}"
 
         where = [
-            serve(HOLDER, lambda a=a: other(*a), f"data-holder-{n}")
+            serve(HOLDER, lambda memory, a=a: other(*a), f"data-holder-{n}")
             for n, a in enumerate(zip(parts[1:], totals, strict=True), 2)
         ]
         fhaim = FHAIM(
@@ -295,9 +300,13 @@ def test_a_fit_with_holders_elsewhere_pays_in_every_ledger(parts, pairs, tmp_pat
             epsilon=3.0,
             max_records=CAP,
             engine="bgv",
-            server=serve(SERVER, lambda: roles.party(SERVER, Identity.load(tmp_path / "server")), "server"),
+            server=serve(
+                SERVER, lambda memory: roles.party(SERVER, memory, Identity.load(tmp_path / "server")), "server"
+            ),
             keyholder=serve(
-                KEY_HOLDER, lambda: roles.party(KEY_HOLDER, Identity.load(tmp_path / "key-holder")), "key-holder"
+                KEY_HOLDER,
+                lambda memory: roles.party(KEY_HOLDER, memory, Identity.load(tmp_path / "key-holder")),
+                "key-holder",
             ),
             others=where,
             identity=tmp_path / "data-holder-1",

@@ -147,7 +147,7 @@ def served(role, timeout=TIMEOUT):
     """A role behind an address, in this process; the address, and what it says about its sessions."""
     pytest.importorskip("grpc", reason="roles need the extra services")
     said = []
-    service = roles.serve(role, lambda: roles.party(role), "127.0.0.1:0", timeout, said.append)
+    service = roles.serve(role, lambda memory: roles.party(role, memory), "127.0.0.1:0", timeout, said.append)
     try:
         yield f"127.0.0.1:{service.port}", said
     finally:
@@ -270,7 +270,9 @@ def test_only_data_holders_are_let_in(tmp_path):
     issue(tmp_path, ["server", "key-holder", "data-holder-7"])
     said = []
     identity = Identity.load(tmp_path / "server")
-    service = roles.serve(SERVER, lambda: roles.party(SERVER), "127.0.0.1:0", TIMEOUT, said.append, identity)
+    service = roles.serve(
+        SERVER, lambda memory: roles.party(SERVER, memory), "127.0.0.1:0", TIMEOUT, said.append, identity
+    )
     where = f"127.0.0.1:{service.port}"
     with pytest.raises(ProtocolError, match="key-holder: its certificate is none of a data holder"):
         Channel.connect(where, SERVER, TIMEOUT, Identity.load(tmp_path / "key-holder"))

@@ -15,10 +15,10 @@ OVERHEAD = PUBLIC_BYTES + 16  # the sender's half of the key, and the tag
 
 
 class Box:
-    """``public`` is for everyone. Each message has a key of its own, from X25519."""
+    """``public`` is for everyone. Each message has a key of its own, from X25519. ``secret``: 32 fresh random bytes."""
 
-    def __init__(self) -> None:
-        self._secret = X25519PrivateKey.generate()
+    def __init__(self, secret: bytes) -> None:
+        self._secret = X25519PrivateKey.from_private_bytes(secret)
         self.public = self._secret.public_key().public_bytes_raw()
 
     def open(self, sealed: bytes) -> bytes:

@@ -14,8 +14,16 @@ from marginal_sdg.crypto.identity import Identity
 from marginal_sdg.crypto.stream import LARGEST, ClosedError, Stream
 from marginal_sdg.errors import MarginalSDGError, ProtocolError
 
-_GREETING, _END, _ERROR, _BACK, _BYE = 251, 252, 253, 254, 255  # tags of the transport; questions have lower ones
+_STORED, _GREETING, _END, _ERROR, _BACK, _BYE = range(250, 256)  # tags of the transport; questions have lower ones
 _GREETING_SECONDS = 10.0
+
+
+class LostError(ProtocolError):
+    """A connection broke, or there was none, and nobody said why: the peer may come back. ``channel``: which one."""
+
+    def __init__(self, channel: Channel, what: str) -> None:
+        super().__init__(what)
+        self.channel = channel
 
 
 class Channel:
@@ -44,7 +52,7 @@ class Channel:
             channel.close()
             reason = str(error).rpartition("last error: ")[2] or "it has hung up"
             advice = "start it first" if "refused" in reason else "look at the identities of both ends"
-            raise ProtocolError(f"{role}: no connection to {where} ({reason}); {advice}") from None
+            raise LostError(channel, f"{role}: no connection to {where} ({reason}); {advice}") from None
         except TimeoutError:
             channel.close()
             raise ProtocolError(
@@ -55,16 +63,26 @@ class Channel:
             raise
         return channel
 
-    def ask(self, step: int, chunks: Iterable[bytes]) -> list[bytes]:
-        """The peer's answer; its errors are raised here. ``chunks`` are sent as they are made."""
-        return list(self.stream(step, chunks))
+    def ask(
+        self, step: int, chunks: Iterable[bytes], stored: Callable[[int], None] = lambda count: None
+    ) -> list[bytes]:
+        """The peer's answer; its errors are raised here. ``chunks`` are sent as they are made.
 
-    def stream(self, step: int, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        ``stored`` is told how many of them a peer that keeps its session has on disk.
+        """
+        return list(self.stream(step, chunks, stored))
+
+    def stream(
+        self, step: int, chunks: Iterable[bytes], stored: Callable[[int], None] = lambda count: None
+    ) -> Iterator[bytes]:
         """The same, chunk by chunk as they come."""
         try:
             for chunk in chunks:
-                if self.interrupted:  # by an error: nobody waits for the rest
-                    break
+                while self.interrupted:
+                    tag, payload = self._take()
+                    if tag != _STORED:  # an error: nobody waits for the rest
+                        raise self._told(payload if tag == _ERROR else b"answers before the question is over")
+                    stored(int.from_bytes(payload, "little"))
                 self._put(step, chunk)
             else:
                 self._put(_END, bytes([step]))
@@ -80,9 +98,11 @@ class Channel:
                     raise ProtocolError(f"{self._peer}: asked back for what nobody here has")
                 self._send(_BACK, self.partner(payload))
             elif tag == _ERROR:
-                raise ProtocolError(f"{self._peer}: {payload.decode(errors='replace')}")
+                raise self._told(payload)
             elif tag == _END:
                 return
+            elif tag == _STORED:
+                continue
             elif tag != step:
                 raise ProtocolError(f"{self._peer}: answered step {step} by {tag}; both ends need the same version")
             else:
@@ -124,6 +144,15 @@ class Channel:
             raise ProtocolError(f"{self._peer}: did not answer what it was asked back")
         return payload
 
+    def stored(self, count: int) -> None:
+        """Tell the peer that so many chunks of its question are on disk."""
+        self._send(_STORED, count.to_bytes(8, "little"))
+
+    @property
+    def caller(self) -> str:
+        """The name in the peer's certificate, or empty."""
+        return self._stream.peer
+
     def fail(self, error: MarginalSDGError) -> None:
         """Tell the peer why the session is over."""
         with suppress(ClosedError, ProtocolError):  # it has gone, or takes nothing: the connection ends here anyway
@@ -147,7 +176,7 @@ class Channel:
                 self._send(_BYE, b"")
                 self._stream.outgoing.close()
                 self._stream.incoming.take(_GREETING_SECONDS)  # until the service has heard it
-        except (ClosedError, TimeoutError):
+        except (ClosedError, TimeoutError, LostError):  # a goodbye that nobody hears does no harm
             pass
         finally:
             self.close()
@@ -157,7 +186,7 @@ class Channel:
     def _chunks(self, step: int, tag: int, payload: bytes) -> Iterator[bytes]:
         """The byte strings of a question whose first has come."""
         while tag != _END:
-            if tag != step or tag >= _GREETING:
+            if tag != step or tag >= _STORED:
                 raise ProtocolError(f"{self._peer}: sent a message of {tag} in a question of step {step}")
             yield payload
             tag, payload = self._take()
@@ -166,7 +195,7 @@ class Channel:
         try:
             self._put(tag, payload)
         except ClosedError:
-            raise ProtocolError(f"{self._peer}: has closed the connection; start the session again") from None
+            raise LostError(self, f"{self._peer}: has closed the connection; start the session again") from None
 
     def _put(self, tag: int, payload: bytes) -> None:
         if len(payload) >= LARGEST:
@@ -182,12 +211,15 @@ class Channel:
         except TimeoutError:
             raise self._silent() from None
         except ClosedError:
-            raise ProtocolError(f"{self._peer}: closed the connection before the session was over") from None
+            raise LostError(self, f"{self._peer}: closed the connection before the session was over") from None
 
     def _tagged(self, message: bytes) -> tuple[int, bytes]:
         if not message:
             raise ProtocolError(f"{self._peer}: sent something else than messages of this protocol")
         return message[0], message[1:]
+
+    def _told(self, payload: bytes) -> ProtocolError:
+        return ProtocolError(f"{self._peer}: {payload.decode(errors='replace')}")
 
     def _silent(self) -> ProtocolError:
         return ProtocolError(f"{self._peer}: said nothing for {self._timeout:g} s; is it still there?")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from marginal_sdg.crypto.fhe.layout import Layout
@@ -26,22 +27,38 @@ class Secret(Protocol):
         ...
 
 
-class WholeKey:
-    """A fresh secret key in one place."""
+Remember = Callable[[Callable[[], bytes]], bytes]  # what was made before, or is made now and kept
 
-    def __init__(self, layout: Layout) -> None:
-        before_randomness()
-        context = layout.profile.context()
-        pair = context.KeyGen()
-        self._secret = pair.secretKey
-        self.public, self.public_key = Public.of(layout, context, pair.publicKey)
-        context.EvalMultKeyGen(pair.secretKey)
-        turns = context.EvalAutomorphismKeyGen(pair.secretKey, automorphisms(layout.profile.ring))
-        self.evaluation_keys = pack_evaluation_keys(self.public, turns)
+
+def forget(make: Callable[[], bytes]) -> bytes:
+    """Of what is made once: nobody asks for it again."""
+    return make()
+
+
+class WholeKey:
+    """A fresh secret key in one place, or the one that is remembered."""
+
+    def __init__(self, layout: Layout, remember: Remember = forget) -> None:
+        chunks = split(unpack(remember(lambda: _fresh(layout)), Kind.SECRET_KEY).payload, 3, Kind.SECRET_KEY)
+        self._secret = load(openfhe().DeserializePrivateKeyString, chunks[0], Kind.SECRET_KEY)
+        self.public_key, self.evaluation_keys = chunks[1:]
+        self.public = Public.load(layout, self.public_key)
 
     def decrypt(self, ciphertext: Ciphertext) -> Plaintext:
         """The plaintext, in full."""
         return self.public.context.Decrypt(self._secret, ciphertext)
+
+
+def _fresh(layout: Layout) -> bytes:
+    """A frame, for the key holder's eyes only, of a secret key and its announcements."""
+    before_randomness()
+    context = layout.profile.context()
+    pair = context.KeyGen()
+    public, announcement = Public.of(layout, context, pair.publicKey)
+    context.EvalMultKeyGen(pair.secretKey)
+    turns = context.EvalAutomorphismKeyGen(pair.secretKey, automorphisms(layout.profile.ring))
+    payload = join(dump(pair.secretKey), announcement, pack_evaluation_keys(public, turns))
+    return Frame(Kind.SECRET_KEY, 0, public.run, payload).pack()
 
 
 def pack_evaluation_keys(public: Public, turns: Any) -> bytes:

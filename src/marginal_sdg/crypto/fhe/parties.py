@@ -43,7 +43,7 @@ import numpy as np
 from marginal_sdg.crypto.box import OVERHEAD, PUBLIC_BYTES, Box
 from marginal_sdg.crypto.deviation import LargestDeviation
 from marginal_sdg.crypto.fhe.keyholder import KeyHolder
-from marginal_sdg.crypto.fhe.keys import Secret, WholeKey
+from marginal_sdg.crypto.fhe.keys import Remember, Secret, WholeKey, forget
 from marginal_sdg.crypto.fhe.layout import Ints, Layout
 from marginal_sdg.crypto.fhe.profile import choose_profile
 from marginal_sdg.crypto.fhe.server import Server
@@ -214,7 +214,10 @@ def integers(message: bytes, count: int) -> Ints:
 
 
 class ServerParty:
-    """The server: holds ciphertexts, its halves of marginals, and the garbler's secrets."""
+    """The server: holds ciphertexts, its halves of marginals, and the garbler's secrets.
+
+    The same ``keys``, 32 random bytes at a time, and the same questions give the same halves, pads, labels and index.
+    """
 
     def __init__(self, keys: Callable[[], bytes], sign: Sign = unsigned) -> None:
         self.partner: Callable[[bytes], bytes] | None = None  # asks nobody
@@ -229,7 +232,7 @@ class ServerParty:
         terms, public_key, evaluation_keys = _exactly(3, chunks)
         layout = Terms.unpack(terms).layout
         server = Server(layout, public_key, evaluation_keys, self._keys())
-        garbler, box = Garbler(self._keys), Box()
+        garbler, box = Garbler(self._keys), Box(self._keys())
         halves: list[Ints] = []
 
         def upload(chunks: Iterator[bytes]) -> list[bytes]:
@@ -273,11 +276,14 @@ class ServerParty:
 
 
 class KeyParty:
-    """The key holder: holds the secret key or a half of it, its halves of marginals, and the evaluator's secrets."""
+    """The key holder: holds the secret key or a half of it, its halves of marginals, and the evaluator's secrets.
 
-    def __init__(self, keys: Callable[[], bytes], sign: Sign = unsigned) -> None:
+    The same as for the server holds of ``keys``, where ``remember`` has the secret key.
+    """
+
+    def __init__(self, keys: Callable[[], bytes], sign: Sign = unsigned, remember: Remember = forget) -> None:
         self.partner: Callable[[bytes], bytes] | None = None
-        self._keys, self._sign = keys, sign
+        self._keys, self._sign, self._remember = keys, sign, remember
         self._steps: dict[int, Answer] = {Step.OPEN: self._open}
 
     def ask(self, step: int, chunks: Iterable[bytes]) -> list[bytes]:
@@ -288,7 +294,7 @@ class KeyParty:
         terms = Terms.unpack(*_exactly(1, chunks))
         layout = terms.layout
         keyholder = KeyHolder(self._secret(terms), terms.decryptions)
-        evaluator, box = Evaluator(self._keys), Box()
+        evaluator, box = Evaluator(self._keys), Box(self._keys())
         halves: list[Ints] = []
         norms: list[Ints] = []
 
@@ -332,7 +338,7 @@ class KeyParty:
 
     def _secret(self, terms: Terms) -> Secret:
         if not terms.threshold:
-            return WholeKey(terms.layout)
+            return WholeKey(terms.layout, self._remember)
         if self.partner is None:
             raise ProtocolError("open: half a key needs a partner with the other half")
         half = FirstHalf(terms.layout, self.partner)

@@ -33,6 +33,7 @@ class Kind(IntEnum):
     JOINT_KEY = 11
     CROSS = 12  # halves of marginals, encrypted by the key holder, and what the server makes of them
     PARTIAL = 13  # one of two halves of a decryption
+    SECRET_KEY = 14  # on the key holder's disk; it is never sent
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,339 @@
+"""Sessions that outlive a connection: nothing is sent that is there, nothing is answered twice, and nothing stays."""
+
+from __future__ import annotations
+
+import errno
+import os
+from itertools import count
+from pathlib import Path
+from threading import Event
+from time import sleep
+
+import pytest
+
+from marginal_sdg.crypto import answering, kept
+from marginal_sdg.crypto.channel import Channel, LostError
+from marginal_sdg.crypto.kept import RESUME, STATE, Fleeting, Memory, Store
+from marginal_sdg.crypto.steady import Steady
+from marginal_sdg.crypto.stream import Stream
+from marginal_sdg.errors import ConfigError, ProtocolError
+
+pytest.importorskip("grpc", reason="processes of their own need the extra services")
+
+ROLE, TIMEOUT = "service", 5.0
+NAME = bytes(32)
+
+
+def keys():
+    return os.urandom(32)
+
+
+class Adder:
+    """Its answer: random bits, what it remembers, how many bytes it has been asked so far, and more random bits."""
+
+    made = count()
+
+    def __init__(self, memory: Memory) -> None:
+        self.partner = None
+        self._memory, self._bytes = memory, 0
+        self._first = memory.keys()
+        self._secret = memory.remember(lambda: b"secret %d" % next(self.made))
+
+    def ask(self, step, chunks):
+        for chunk in chunks:
+            if chunk == b"bad":
+                raise ProtocolError("chunk: bad")
+            self._bytes += len(chunk)
+        return [bytes([step]), self._first, self._secret, b"%d" % self._bytes, self._memory.keys()]
+
+
+class Role:
+    """A service that can be started again; ``came``: chunks of every session; ``cut``: may end a connection."""
+
+    def __init__(self, folder: Path | None, patience=TIMEOUT) -> None:
+        self._folder, self._patience = folder, patience
+        self.said, self.came = [], []
+        self.cut = lambda channel, answer: None
+        self.start()
+
+    def start(self):
+        self._store = Fleeting(keys) if self._folder is None else Store(self._folder, keys, self._patience)
+        self._service = answering.serve(ROLE, "client", self._play, "127.0.0.1:0", TIMEOUT, self._tell)
+        self._ended = Event()
+
+    def _tell(self, line):
+        self.said.append(line)
+        self._ended.set()
+
+    def ended(self):
+        """Wait until the session is over."""
+        assert self._ended.wait(TIMEOUT)
+        self._ended.clear()
+
+    def _play(self, channel):
+        came = []
+        self.came.append(came)
+
+        def noted(chunks):
+            for chunk in chunks:
+                came.append(chunk)
+                yield chunk
+
+        with self._store.session(channel, Adder) as ask:
+
+            def answer(step, chunks):
+                made = list(ask(step, noted(chunks)))
+                self.cut(channel, made)
+                return made
+
+            channel.serve(answer)
+
+    def connect(self):
+        return Channel.connect(f"127.0.0.1:{self._service.port}", ROLE, TIMEOUT)
+
+    def stop(self):
+        self._service.close()
+
+    def again(self):
+        """Stop it in a session, and start it."""
+        self.stop()
+        self.ended()
+        self.start()
+
+
+@pytest.fixture
+def role(tmp_path):
+    started = Role(tmp_path / "store")
+    yield started
+    started.stop()
+
+
+def steady(role, name=NAME, patience=TIMEOUT):
+    return Steady(role.connect, name, patience)
+
+
+def stored(folder, chunk):
+    """The file of the first question, once the chunk is in it."""
+    path = folder / "store" / "session" / "0.question"
+    while not path.exists() or chunk not in path.read_bytes():
+        sleep(0.01)
+    return path
+
+
+def test_a_role_that_is_started_again_has_the_state_that_it_had(role):
+    with steady(role) as asker:
+        first = asker.ask(1, [b"abc"])
+        role.again()
+        second = asker.ask(2, [b"de", b"f"])
+    assert second[1:3] == first[1:3] and second[3] == b"6" and second[4] != first[4]
+    with steady(role, b"\1" * 32) as asker:
+        assert asker.ask(1, [])[1] != first[1]  # other bits in another session
+
+
+def test_only_chunks_that_are_not_stored_are_sent_again(role):
+    def chunks():
+        for number in range(100):
+            if number == 70:
+                role.again()
+            yield bytes([number]) * 10_000
+
+    with steady(role) as asker:
+        assert asker.ask(1, chunks())[3] == b"1000000"
+    before, after = (came[1:] for came in role.came)  # the first is the name
+    assert [*before, *after] == [bytes([number]) * 10_000 for number in range(100)]
+    assert len(before) >= kept._EVERY
+
+
+def test_the_asker_keeps_little_of_a_long_question(role):
+    live = []
+
+    class Chunk(bytes):
+        def __init__(self, *_):
+            live.append(self)
+
+        def __del__(self):
+            gone.append(1)
+
+    gone: list[int] = []
+    most = []
+
+    def chunks():
+        for _ in range(300):
+            most.append(len(live) - len(gone))
+            yield Chunk(2**18)
+            live[:] = [None] * len(live)
+
+    with steady(role) as asker:
+        asker.ask(1, chunks())
+    assert max(most) < 150
+
+
+def test_an_answer_that_got_lost_is_sent_again_and_not_made_again(role):
+    made = []
+
+    def cut(channel, answer):
+        made.append(answer)
+        if len(made) == 2:  # the first is to the name
+            channel.close()
+
+    role.cut = cut
+    with steady(role) as asker:
+        assert asker.ask(1, [b"abc"]) == made[1]
+        assert made[3:] == [made[1]]  # after the state of the session
+        assert asker.ask(2, [])[3] == b"3"
+
+
+def test_a_record_that_is_half_written_is_sent_again(role, tmp_path):
+    """A process may die while it writes."""
+
+    def chunks():
+        yield from [b"one", b"two"]
+        path = stored(tmp_path, b"two")
+        role.stop()
+        role.ended()
+        path.write_bytes(path.read_bytes()[:-1])
+        role.start()
+        yield b"three"
+
+    with steady(role) as asker:
+        assert asker.ask(1, chunks())[3] == b"11"
+    assert role.came[1][1:] == [b"two", b"three"]
+
+
+def test_nothing_is_left_of_a_session_that_is_over(role, tmp_path):
+    folder = tmp_path / "store"
+    with steady(role) as asker:
+        asker.ask(1, [b"abc"])
+        assert {path.name for path in (folder / "session").iterdir()} == {
+            "title",
+            "seed",
+            "secret",
+            "0.question",
+            "0.answer",
+        }
+        modes = {path.stat().st_mode & 0o077 for path in [folder, *folder.rglob("*")]}
+        assert modes == {0}
+    role.ended()
+    assert list(folder.iterdir()) == [folder / ".lock"]
+    with pytest.raises(ProtocolError, match="service: chunk: bad"), steady(role) as asker:
+        asker.ask(1, [b"bad"])
+    role.ended()
+    assert list(folder.iterdir()) == [folder / ".lock"]
+
+
+def test_a_session_that_nobody_takes_up_again_is_removed(tmp_path):
+    role = Role(tmp_path / "store", patience=0.2)
+    steady(role).ask(1, [b"abc"])
+    role.stop()
+    role.ended()
+    role._store._expiry.join(TIMEOUT)
+    assert not (tmp_path / "store" / "session").exists()
+
+
+def test_a_role_that_does_not_keep_its_session_ends_it():
+    role = Role(None)
+    asker = steady(role)
+    asker.ask(1, [])
+    role.again()
+    with pytest.raises(LostError, match="service: closed the connection before the session was over"):
+        asker.ask(1, [])
+    role.stop()
+
+
+def test_a_role_that_comes_back_without_the_session_ends_it(role, tmp_path):
+    asker = steady(role)
+    asker.ask(1, [])
+    role.again()
+    with steady(role, b"\1" * 32) as other:  # another session takes the place
+        other.ask(1, [])
+    with pytest.raises(ProtocolError, match=r"over; it has come back without the session, so start another$"):
+        asker.ask(1, [])
+    asker._channel.close()
+
+
+def test_a_role_that_does_not_come_back_is_named(role):
+    asker = steady(role, patience=0.1)
+    role.stop()
+    with pytest.raises(ProtocolError, match=r"^service: .*; it did not come back within 0.1 s$"):
+        asker.ask(1, [])
+
+
+def test_a_role_that_always_breaks_is_not_looked_for_for_ever(role):
+    role.cut = lambda channel, answer: channel.close() if len(answer) > 1 else None
+    asker = steady(role)
+    with pytest.raises(LostError, match="closed the connection"):
+        asker.ask(1, [])
+    assert len(role.came) == 6
+
+
+def test_a_role_that_asks_back_is_not_asked_again(role):
+    asker = steady(role)
+    asker.partner = lambda message: message
+    asker.ask(1, [])
+    role.again()
+    with pytest.raises(LostError, match="closed the connection"):
+        asker.ask(1, [])
+
+
+def test_what_breaks_elsewhere_is_not_taken_for_this_connection(role):
+    asker, other = steady(role), Channel(Stream(), "other", TIMEOUT)
+
+    def chunks():
+        yield b"one"
+        raise LostError(other, "elsewhere")
+
+    with pytest.raises(LostError, match="elsewhere"), asker:
+        asker.ask(1, chunks())
+    assert len(role.came) == 1
+
+
+@pytest.mark.parametrize(
+    ("questions", "match"),
+    [
+        ([(1, [])], "has no name"),
+        ([(RESUME, [NAME]), (RESUME, [NAME])], "has a name already"),
+    ],
+)
+def test_a_session_has_one_name(role, questions, match):
+    with pytest.raises(ProtocolError, match=match), role.connect() as channel:
+        for step, chunks in questions:
+            channel.ask(step, chunks)
+
+
+def test_a_question_that_was_begun_is_the_one_that_goes_on(role, tmp_path):
+    def chunks():
+        yield b"one"
+        stored(tmp_path, b"one")
+        channel.close()
+        yield b"two"
+
+    channel = role.connect()
+    channel.ask(RESUME, [NAME])
+    with pytest.raises(LostError):
+        channel.ask(1, chunks())
+    with pytest.raises(ProtocolError, match="question 0 is not the one that was begun"), role.connect() as channel:
+        state = channel.ask(RESUME, [NAME])
+        assert STATE.unpack(*state)[0] == 0
+        channel.ask(2, [])
+
+
+def test_a_full_disk_ends_the_session_in_one_line(role, monkeypatch):
+    def full(file, record):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    asker = steady(role)
+    monkeypatch.setattr(kept, "_append", full)
+    with asker, pytest.raises(ProtocolError, match=r"service: store: cannot be written \(No space left"):
+        asker.ask(1, [b"abc"])
+
+
+def test_a_folder_has_one_session_of_all_processes(role, tmp_path):
+    other = Role(tmp_path / "store")
+    with steady(role), pytest.raises(ProtocolError, match="another process has a session in the same folder"):
+        steady(other, b"\1" * 32)
+    other.stop()
+    with steady(role), pytest.raises(ConfigError, match=r"store: .* cannot be used: store: another process"):
+        Store(tmp_path / "store", keys, 1.0)
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"store: .*file cannot be used: .*exists"):
+        Store(tmp_path / "file", keys, 1.0)
