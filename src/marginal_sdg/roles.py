@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 from marginal_sdg.crypto import answering
 from marginal_sdg.crypto.channel import Channel
+from marginal_sdg.crypto.counters import Counters
 from marginal_sdg.crypto.fhe.library import openfhe
 from marginal_sdg.crypto.fhe.parties import (
     HOLDER,
@@ -40,10 +41,11 @@ from marginal_sdg.crypto.fhe.parties import (
     KeyParty,
     Party,
     ServerParty,
+    Step,
     unsigned,
 )
 from marginal_sdg.crypto.identity import KEY, Identity, certified, issue
-from marginal_sdg.crypto.kept import Fleeting, Make, Memory, Store
+from marginal_sdg.crypto.kept import Fleeting, Make, Memory, Session, Store
 from marginal_sdg.crypto.stream import Service
 from marginal_sdg.domain import Domain
 from marginal_sdg.encoding import encode
@@ -75,16 +77,22 @@ def serve(
     tell: Callable[[str], None],
     identity: Identity | None = None,
     store: Path | None = None,
+    metrics: int | None = None,
 ) -> Service:
     """Answer one data holder after the other, until the service is closed. ``tell`` gets a line for every session.
 
-    ``store``: the folder in which a session outlives its connection, and this process.
+    ``store``: the folder in which a session outlives its connection, and this process; ``metrics``: a port of this
+    machine to read :class:`~marginal_sdg.crypto.counters.Counters` at.
     """
     keys = Source.system().key
-    kept = Fleeting(keys) if store is None else Store(store, keys, timeout)
+    session: Session = Fleeting(keys).session if store is None else Store(store, keys, timeout).session
+    if metrics is not None:
+        counters = Counters({step.value: step.name.lower() for step in Step})
+        session = counters.counted(session)
+        tell(f"metrics at http://127.0.0.1:{counters.listen(metrics).server_port}/metrics")
 
     def play(channel: Channel) -> None:
-        with kept.session(channel, make) as ask:
+        with session(channel, make) as ask:
             channel.serve(ask)
 
     return answering.serve(role, HOLDER, play, where, timeout, tell, identity)
@@ -93,15 +101,12 @@ def serve(
 def _listen(options: argparse.Namespace) -> None:
     """As server or key holder."""
     role, identity = SERVICES[options.command], Identity.given(options.identity)
-    _wait(options, role, lambda memory: party(role, memory, identity), identity, options.store)
+    _wait(options, role, lambda memory: party(role, memory, identity), identity, options.store, options.metrics)
 
 
-def _wait(
-    options: argparse.Namespace, role: str, make: Make, identity: Identity | None, store: Path | None = None
-) -> None:
+def _wait(options: argparse.Namespace, role: str, make: Make, identity: Identity | None, *more: Any) -> None:
     openfhe()
-    service = serve(role, make, options.listen, options.timeout, told_by(role), identity, store)
-    wait(service, role, options.listen)
+    wait(serve(role, make, options.listen, options.timeout, told_by(role), identity, *more), role, options.listen)
 
 
 def _certify(options: argparse.Namespace) -> None:
@@ -268,6 +273,7 @@ def _parser() -> argparse.ArgumentParser:
         service = roles.add_parser(name, help=f"answer data holders as the {SERVICES[name]}")
         service.add_argument("--listen", default=f"127.0.0.1:{port}", metavar="HOST:PORT")
         service.add_argument("--store", type=Path, metavar="FOLDER", help="keep the session here across restarts")
+        service.add_argument("--metrics", type=int, metavar="PORT", help="counters for Prometheus, on this machine")
         service.set_defaults(run=_listen)
     holder = roles.add_parser("holder", help="a data holder: it alone has its table")
     holder.add_argument("--server", default="127.0.0.1:7101", metavar="HOST:PORT")

@@ -8,11 +8,14 @@ from itertools import count
 from pathlib import Path
 from threading import Event
 from time import sleep
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import pytest
 
 from marginal_sdg.crypto import answering, kept
 from marginal_sdg.crypto.channel import Channel, LostError
+from marginal_sdg.crypto.counters import Counters
 from marginal_sdg.crypto.kept import RESUME, STATE, Fleeting, Memory, Store
 from marginal_sdg.crypto.steady import Steady
 from marginal_sdg.crypto.stream import Stream
@@ -50,8 +53,8 @@ class Adder:
 class Role:
     """A service that can be started again; ``came``: chunks of every session; ``cut``: may end a connection."""
 
-    def __init__(self, folder: Path | None, patience=TIMEOUT) -> None:
-        self._folder, self._patience = folder, patience
+    def __init__(self, folder: Path | None, patience=TIMEOUT, watched=lambda session: session) -> None:
+        self._folder, self._patience, self._watched = folder, patience, watched
         self.said, self.came = [], []
         self.cut = lambda channel, answer: None
         self.start()
@@ -79,7 +82,7 @@ class Role:
                 came.append(chunk)
                 yield chunk
 
-        with self._store.session(channel, Adder) as ask:
+        with self._watched(self._store.session)(channel, Adder) as ask:
 
             def answer(step, chunks):
                 made = list(ask(step, noted(chunks)))
@@ -337,3 +340,43 @@ def test_a_folder_has_one_session_of_all_processes(role, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"store: .*file cannot be used: .*exists"):
         Store(tmp_path / "file", keys, 1.0)
+
+
+# --- counters -------------------------------------------------------------------------------------
+
+
+def test_what_a_service_counts_can_be_read_on_this_machine(tmp_path):
+    counters = Counters({1: "add"})
+    page = counters.listen(0)
+    role = Role(tmp_path / "store", watched=counters.counted)
+    with steady(role) as asker:
+        asker.ask(1, [b"abc", b"de"])
+        asker._channel.close()
+        asker.ask(77, [])
+    role.ended()
+    with pytest.raises(ProtocolError), steady(role) as asker:
+        asker.ask(1, [b"bad"])
+    role.ended()
+    role.stop()
+    with urlopen(f"http://127.0.0.1:{page.server_port}/metrics") as answer:
+        lines = answer.read().decode().splitlines()
+    with pytest.raises(HTTPError, match="404"):
+        urlopen(f"http://127.0.0.1:{page.server_port}/")
+    with pytest.raises(ConfigError, match=f"metrics: port {page.server_port} cannot be listened at"):
+        counters.listen(page.server_port)
+    page.shutdown()
+    page.server_close()
+    counted = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+    assert {
+        name.removeprefix("marginal_sdg_sessions_total"): n for name, n in counted.items() if "sessions" in name
+    } == {
+        '{state="begun"}': "3",
+        '{state="lost"}': "1",
+        '{state="done"}': "1",
+        '{state="failed"}': "1",
+    }
+    assert counted['marginal_sdg_chunks_total{step="add"}'] == "3"
+    assert counted['marginal_sdg_bytes_total{step="add",way="in"}'] == "8"
+    assert int(counted['marginal_sdg_bytes_total{step="add",way="out"}']) > 64
+    assert float(counted['marginal_sdg_cpu_seconds_total{step="other"}']) > 0
+    assert sum(line.startswith("# TYPE") and line.endswith(" counter") for line in lines) == 4

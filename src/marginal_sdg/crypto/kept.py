@@ -23,7 +23,7 @@ import os
 import shutil
 import struct
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -65,6 +65,7 @@ class Memory:
 
 
 Make = Callable[[Memory], Answering]
+Session = Callable[[Channel, Make], AbstractContextManager[Ask]]
 
 
 class Fleeting:
