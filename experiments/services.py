@@ -4,7 +4,8 @@
 
 Server, key holder and two data holders are processes with folders, certificates and ledger files of their own, and
 nothing in common but the loopback network, where a relay in front of every service counts the bytes that pass. One run
-goes undisturbed; in each of the others one thing happens at one stage. Writes ``services.csv`` and ``services.md``.
+goes undisturbed; in each of the others one thing happens at one stage, to roles that keep their sessions on disk
+(``--store``) or do not. Writes ``services.csv`` and ``services.md``.
 """
 
 from __future__ import annotations
@@ -13,14 +14,15 @@ import argparse
 import json
 import os
 import resource
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -65,6 +67,7 @@ class Relay:
     at: float = float("inf")
     then: Callable[[], None] = lambda: None
     port: int = field(init=False)
+    _ends: list[socket.socket] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -73,13 +76,21 @@ class Relay:
 
     def _accept(self) -> None:
         while True:
+            client, _ = self._listener.accept()
             try:
-                client, _ = self._listener.accept()
                 service = socket.create_connection(("127.0.0.1", self.target))
-            except OSError:
-                return
+            except OSError:  # nobody is there
+                client.close()
+                continue
+            self._ends += [client, service]
             Thread(target=self._pass, args=[client, service, True], daemon=True).start()
             Thread(target=self._pass, args=[service, client, False], daemon=True).start()
+
+    def cut(self) -> None:
+        """Break all connections."""
+        while self._ends:
+            with suppress(OSError):
+                self._ends.pop().shutdown(socket.SHUT_RDWR)
 
     def _pass(self, source: socket.socket, sink: socket.socket, towards: bool) -> None:
         try:
@@ -103,10 +114,10 @@ def _limited(size: int | None) -> Callable[[], None] | None:
 
 
 class Deployment:
-    """All roles but the asking one, each with a relay in front."""
+    """All roles but the asking one, each with a relay in front. ``kept``: server and key holder keep their sessions."""
 
-    def __init__(self, folder: Path, stack: ExitStack) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, stack: ExitStack, *, kept: bool = False) -> None:
+        self.folder, self.kept = folder, kept
         issue(folder, [*ROLES.values(), "data-holder-1"])
         dataset = load_dataset(DATASET)
         self.table, self.domain = dataset.table(), dataset.domain
@@ -131,6 +142,8 @@ class Deployment:
         if role == "other":
             command[3] = "holder"
             command += [*self._table(own), *self._budget(own)]
+        elif self.kept:
+            command += ["--store", str(own / "store")]
         process = subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
@@ -158,6 +171,19 @@ class Deployment:
         self.processes[role].kill()
         self.processes[role].wait()
 
+    def restart(self, *roles: str) -> None:
+        """kill -9, and start again."""
+        for role in roles:
+            self.kill(role)
+        for role in roles:
+            self.start(role)
+
+    def forget(self, role: str) -> None:
+        """Start again, with nothing in its folder."""
+        self.kill(role)
+        shutil.rmtree(self.folder / ROLES[role] / "store")
+        self.start(role)
+
     def pause(self, role: str, seconds: float) -> None:
         """Let the process stand still for so long."""
         self.processes[role].send_signal(signal.SIGSTOP)
@@ -168,8 +194,9 @@ class Deployment:
         on_line: Callable[[str, int], None] = lambda line, process: None,
         identity: str | None = "data-holder-1",
         limit: int | None = None,
+        more: Sequence[str] = (),
     ) -> Outcome:
-        """The asking holder as a process, until it ends."""
+        """The asking holder as a process, until it ends. ``more``: of its options."""
         own, where = self.folder / "data-holder-1", {r: f"127.0.0.1:{relay.port}" for r, relay in self.relays.items()}
         out = own / "synthetic.csv"
         out.unlink(missing_ok=True)
@@ -186,6 +213,7 @@ class Deployment:
         command += ["--max-records", str(CAP), "--timeout", str(TIMEOUT)]
         command += ["--server", where["server"], "--keyholder", where["keyholder"], "--others", where["other"]]
         command += ["--identity", str(self.folder / identity)] if identity else []
+        command += more
         start = time.monotonic()
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=_limited(limit)
@@ -208,20 +236,24 @@ class Deployment:
 
 @dataclass(frozen=True)
 class Fault:
-    """``strike`` sets it up and runs the asking holder; ``mend`` is what an operator does before asking again."""
+    """``strike`` sets it up and runs the asking holder; ``mend`` is what an operator does before asking again.
+
+    ``kept``: whether server and key holder keep their sessions.
+    """
 
     what: str
     stage: str
     strike: Callable[[Deployment], Outcome]
     mend: Callable[[Deployment], None] = lambda deployment: None
+    kept: bool = False
 
 
 def at_upload(role: str, act: Callable[[Deployment], None]) -> Callable[[Deployment], Outcome]:
-    """Act when five megabytes of ciphertexts have reached the server."""
+    """Act when sixty megabytes have reached the server: the keys, and a third of the uploads."""
 
     def strike(deployment: Deployment) -> Outcome:
         relay = deployment.relays["server"]
-        relay.at, relay.then = 5e6, lambda: act(deployment)
+        relay.at, relay.then = 60e6, lambda: act(deployment)
         return deployment.ask()
 
     return strike
@@ -229,9 +261,14 @@ def at_upload(role: str, act: Callable[[Deployment], None]) -> Callable[[Deploym
 
 def at_round(act: Callable[[Deployment], None]) -> Callable[[Deployment], Outcome]:
     """Act when the first round is over."""
+    return at_lines("round 1 of", act)
+
+
+def at_lines(said: str, act: Callable[[Deployment], None], more: Sequence[str] = ()) -> Callable[[Deployment], Outcome]:
+    """Act whenever the asking holder says that."""
 
     def strike(deployment: Deployment) -> Outcome:
-        return deployment.ask(lambda line, _: act(deployment) if "round 1 of" in line else None)
+        return deployment.ask(lambda line, _: act(deployment) if said in line else None, more=more)
 
     return strike
 
@@ -249,17 +286,11 @@ def faults() -> Iterator[Fault]:
 
         yield Fault(f"kill -9 of the {_named(role)}", "upload", at_upload(role, kill), restart)
         yield Fault(f"kill -9 of the {_named(role)}", "round 1", at_round(kill), restart)
-    yield Fault(
-        "kill -9 of the asking data holder",
-        "round 1",
-        lambda deployment: deployment.ask(
-            lambda line, pid: os.kill(pid, signal.SIGKILL) if "round 1 of" in line else None
-        ),
-    )
+    yield Fault("kill -9 of the asking data holder", "round 1", killed)
     yield Fault("the other data holder stands still for 5 s", "round 1", at_round(lambda d: d.pause("other", 5.0)))
     still = 2 * TIMEOUT
     yield Fault(f"the server stands still for {still:.0f} s", "round 1", at_round(lambda d: d.pause("server", still)))
-    yield Fault("no room for the other data holder's ledger file", "start", full_ledger, lambda d: again(d, "other"))
+    yield Fault("no room for the other data holder's ledger file", "start", full_ledger, lambda d: d.restart("other"))
     yield Fault("no room for the synthetic table", "end", lambda deployment: deployment.ask(limit=4096))
     yield Fault("a certificate of another authority", "start", foreign)
     yield Fault("no certificate", "start", lambda deployment: deployment.ask(identity=None))
@@ -267,22 +298,70 @@ def faults() -> Iterator[Fault]:
         "the key holder's certificate, stolen", "start", lambda deployment: deployment.ask(identity="key-holder")
     )
     yield Fault("an upload of an earlier session, replayed", "upload", replay)
+    yield from restarts()
+
+
+def restarts() -> Iterator[Fault]:
+    """What happens to roles that keep their sessions."""
+
+    def fault(
+        what: str,
+        stage: str,
+        strike: Callable[[Deployment], Outcome],
+        mend: Callable[[Deployment], None] = lambda deployment: None,
+    ) -> Fault:
+        return Fault(what, stage, strike, mend, kept=True)
+
+    def both(deployment: Deployment) -> None:
+        deployment.restart("server", "keyholder")
+
+    def late(deployment: Deployment) -> None:
+        deployment.kill("server")
+        Timer(TIMEOUT / 4, lambda: deployment.start("server")).start()
+
+    yield fault("nothing", "", lambda deployment: deployment.ask())
+    for role in ("server", "keyholder"):
+
+        def restart(deployment: Deployment, role: str = role) -> None:
+            deployment.restart(role)
+
+        yield fault(f"{_named(role)} restarted", "upload", at_upload(role, restart))
+        yield fault(f"{_named(role)} restarted", "round 1", at_round(restart))
+    yield fault("server and key holder restarted", "every round", at_lines("round ", both))
+    yield fault(f"server restarted after {TIMEOUT / 4:.0f} s", "round 1", at_round(late))
+    yield fault("connections to the server cut", "round 1", at_round(lambda d: d.relays["server"].cut()))
+    yield fault("kill -9 of the server", "round 1", at_round(lambda d: d.kill("server")), lambda d: d.start("server"))
+    yield fault("kill -9 of the asking data holder", "round 1", killed)
+    yield fault("server restarted without its folder", "round 1", at_round(lambda d: d.forget("server")))
+    yield fault(
+        "key holder of half a key restarted",
+        "round 1",
+        at_lines("round 1 of", lambda d: d.restart("keyholder"), ["--threshold"]),
+    )
+    yield fault("other data holder restarted", "round 1", at_round(lambda d: d.restart("other")))
+    yield fault("no room for the server's folder", "upload", full_store, lambda d: d.restart("server"))
 
 
 def _named(role: str) -> str:
     return {"server": "server", "keyholder": "key holder", "other": "other data holder"}[role]
 
 
-def again(deployment: Deployment, role: str) -> None:
-    """Kill and start."""
-    deployment.kill(role)
-    deployment.start(role)
+def killed(deployment: Deployment) -> Outcome:
+    """The asking data holder is killed when the first round is over."""
+    return deployment.ask(lambda line, pid: os.kill(pid, signal.SIGKILL) if "round 1 of" in line else None)
 
 
 def full_ledger(deployment: Deployment) -> Outcome:
     """The other data holder may write no file above 200 bytes."""
     deployment.kill("other")
     deployment.start("other", limit=200)
+    return deployment.ask()
+
+
+def full_store(deployment: Deployment) -> Outcome:
+    """The server may write no file above 30 MB."""
+    deployment.kill("server")
+    deployment.start("server", limit=30_000_000)
     return deployment.ask()
 
 
@@ -333,26 +412,31 @@ def lived_through(fault: Fault) -> tuple[dict[str, Any], Deployment]:
     """A row: how the run ended, what is booked, and whether the same command works afterwards."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        deployment = Deployment(folder, stack)
+        deployment = Deployment(folder, stack, kept=fault.kept)
         first = fault.strike(deployment)
         booked = [deployment.spent(f"data-holder-{number}") for number in (1, 2)]
         row = {
             "fault": fault.what,
             "stage": fault.stage,
+            "sessions kept": "yes" if fault.kept else "no",
             "outcome": _told(first, folder),
             "s": round(first.seconds, 1),
+            "error": f"{_error(first, deployment):.3f}" if first.code == 0 and first.out.is_file() else "",
+            "MB into the server": round(deployment.relays["server"].towards / 1e6, 1),
             "booked by each holder": "{}, {}".format(*booked),
+            "asked again": "",
+            "s ": "",
         }
-        if fault.what != "nothing":
+        if first.code or not (fault.kept or fault.what == "nothing"):
             fault.mend(deployment)
             second = deployment.ask()
-            row["asked again"] = _told(second, folder)
-            row["s "] = round(second.seconds, 1)
-        else:
-            row |= {"asked again": "", "s ": ""}
-            synthetic = encode(pd.read_csv(first.out), deployment.domain)
-            row["error"] = workload_error(deployment.table, synthetic, _workload(deployment.domain))
+            row |= {"asked again": _told(second, folder), "s ": round(second.seconds, 1)}
         return row, deployment
+
+
+def _error(outcome: Outcome, deployment: Deployment) -> float:
+    synthetic = encode(pd.read_csv(outcome.out), deployment.domain)
+    return workload_error(deployment.table, synthetic, _workload(deployment.domain))
 
 
 def _told(outcome: Outcome, folder: Path) -> str:
@@ -399,29 +483,26 @@ def simulated() -> list[float]:
 
 HEAD = """FHAIM on {dataset} (epsilon {epsilon:g}, {rounds} rounds) between processes: two data holders with half of the
 records each, a server, a key holder, and this script, whose relays count what passes. All connections are gRPC with
-certificates at both ends; no role reads another's folder. Error (mean L1 distance of all 2-way marginals):
-{error:.3f}; of ten fits in one process in the clear {mean:.3f} ± {sd:.3f}. Selections are left out of the formulas.
+certificates at both ends; no role reads another's folder. Bytes of a run that nothing happens to; selections are left
+out of the formulas.
 
 """
 TOLD = """
 Faults. A session is booked in a holder's ledger file before the first noise is drawn, and stays booked. `asked again`:
 the same command, once what was killed has been started again. Seconds are wall time, with the start of the asking
-process, on a machine with other work; roles wait {timeout:.0f} s for each other.
+process, on a machine with other work; roles wait {timeout:.0f} s for each other. Error: mean L1 distance of all 2-way
+marginals; of ten fits in one process in the clear {mean:.3f} ± {sd:.3f}. Sessions kept: server and key holder have
+`--store`; `restarted` is kill -9 and a start.
 
 """
 
 
-def text(rows: list[dict[str, Any]], bytes_passed: list[dict[str, Any]], error: float) -> str:
+def text(rows: list[dict[str, Any]], bytes_passed: list[dict[str, Any]]) -> str:
     """Both tables, signed."""
     errors = simulated()
-    head = HEAD.format(
-        dataset=DATASET, epsilon=EPSILON, rounds=ROUNDS, error=error, mean=np.mean(errors), sd=np.std(errors, ddof=1)
-    )
-    return (
-        head
-        + markdown_table(bytes_passed)
-        + signed_table(TOLD.format(timeout=TIMEOUT), rows, "python experiments/services.py")
-    )
+    head = HEAD.format(dataset=DATASET, epsilon=EPSILON, rounds=ROUNDS) + markdown_table(bytes_passed)
+    told = TOLD.format(timeout=TIMEOUT, mean=np.mean(errors), sd=np.std(errors, ddof=1))
+    return head + signed_table(told, rows, "python experiments/services.py")
 
 
 def main() -> None:
@@ -430,15 +511,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "services")
     out = parser.parse_args().out
     out.mkdir(parents=True, exist_ok=True)
-    rows, bytes_passed = [], []
+    rows: list[dict[str, Any]] = []
+    bytes_passed: list[dict[str, Any]] = []
     for fault in track(list(faults()), "faults"):
         row, deployment = lived_through(fault)
-        if fault.what == "nothing":
+        if not rows:  # nothing happens
             bytes_passed = traffic(deployment)
-            error = row.pop("error")
         rows.append(row)
         pd.DataFrame(rows).to_csv(out / "services.csv", index=False)
-    (out / "services.md").write_text(text(rows, bytes_passed, error), encoding="utf-8")
+    (out / "services.md").write_text(text(rows, bytes_passed), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -203,6 +203,17 @@ def test_a_record_that_is_half_written_is_sent_again(role, tmp_path):
     assert role.came[1][1:] == [b"two", b"three"]
 
 
+def test_a_question_that_is_missing_ends_the_session(role, tmp_path):
+    asker = steady(role)
+    asker.ask(1, [b"abc"])
+    role.stop()
+    role.ended()
+    (tmp_path / "store" / "session" / "0.question").unlink()
+    role.start()
+    with pytest.raises(ProtocolError, match="store: question 0 of the session is missing"), asker:
+        asker.ask(1, [])
+
+
 def test_nothing_is_left_of_a_session_that_is_over(role, tmp_path):
     folder = tmp_path / "store"
     with steady(role) as asker:

@@ -190,7 +190,10 @@ class _Session:
         self._answered = 1 + max((int(path.stem) for path in self._folder.glob("*.answer")), default=-1)
         for number in range(self._answered):
             chunks = _records(self._question(number))
-            list(self._party.ask(next(chunks)[0], chunks))
+            step = next(chunks, b"")
+            if not step:
+                raise ProtocolError(f"store: question {number} of the session is missing; start another")
+            list(self._party.ask(step[0], chunks))
         return STATE.pack(self._answered, max(0, len(_whole(self._question(self._answered))) - 1))
 
     def _remember(self, make: Callable[[], bytes]) -> bytes:
@@ -238,6 +241,11 @@ def _write(path: Path, records: Iterable[bytes]) -> None:
             _append(file, record)
         os.fsync(file.fileno())
     new.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def _append(file: IO[bytes], record: bytes) -> None:
