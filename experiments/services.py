@@ -330,6 +330,8 @@ def restarts() -> Iterator[Fault]:
     yield fault("server and key holder restarted", "every round", at_lines("round ", both))
     yield fault(f"server restarted after {TIMEOUT / 4:.0f} s", "round 1", at_round(late))
     yield fault("connections to the server cut", "round 1", at_round(lambda d: d.relays["server"].cut()))
+    still = 1.5 * TIMEOUT
+    yield fault(f"the server stands still for {still:.0f} s", "round 1", at_round(lambda d: d.pause("server", still)))
     yield fault("kill -9 of the server", "round 1", at_round(lambda d: d.kill("server")), lambda d: d.start("server"))
     yield fault("kill -9 of the asking data holder", "round 1", killed)
     yield fault("server restarted without its folder", "round 1", at_round(lambda d: d.forget("server")))

@@ -19,7 +19,7 @@ _GREETING_SECONDS = 10.0
 
 
 class LostError(ProtocolError):
-    """A connection broke, or there was none, and nobody said why: the peer may come back. ``channel``: which one."""
+    """A connection broke, or nothing comes over it, and nobody said why: the peer may come back. ``channel``: which."""
 
     def __init__(self, channel: Channel, what: str) -> None:
         super().__init__(what)
@@ -221,5 +221,5 @@ class Channel:
     def _told(self, payload: bytes) -> ProtocolError:
         return ProtocolError(f"{self._peer}: {payload.decode(errors='replace')}")
 
-    def _silent(self) -> ProtocolError:
-        return ProtocolError(f"{self._peer}: said nothing for {self._timeout:g} s; is it still there?")
+    def _silent(self) -> LostError:
+        return LostError(self, f"{self._peer}: said nothing for {self._timeout:g} s; is it still there?")

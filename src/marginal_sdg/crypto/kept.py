@@ -102,7 +102,7 @@ class Store:
             with self._alone():
                 pass
         except (OSError, ProtocolError) as error:
-            raise ConfigError(f"store: {root} cannot be used: {error}") from None
+            raise ConfigError(str(error) if isinstance(error, ProtocolError) else _unusable(root, error)) from None
         self._expiry = self._expires()
 
     @contextmanager
@@ -113,6 +113,7 @@ class Store:
             try:
                 yield _Session(self._folder, channel, make, self._keys).ask
             except LostError:
+                channel.close()  # and say nothing, which would be the end of it
                 self._expiry = self._expires()
                 raise
             except BaseException as error:
@@ -132,7 +133,7 @@ class Store:
         try:
             with self._alone():
                 self._remove()
-        except ProtocolError:  # it has just been taken up again
+        except ProtocolError:  # it has just been taken up again, or somebody has removed the folder
             pass
 
     def _remove(self) -> None:
@@ -143,12 +144,19 @@ class Store:
         """The only one, of all processes, that touches the session: two with the same bits would betray them."""
         import fcntl
 
-        with open(self._lock, "ab", opener=_private) as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ProtocolError("store: another process has a session in the same folder") from None
+        try:
+            file = os.open(self._lock, os.O_WRONLY | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise ProtocolError(_unusable(self._lock.parent, error)) from None
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(file)
+            raise ProtocolError("store: another process has a session in the same folder") from None
+        try:
             yield
+        finally:
+            os.close(file)
 
 
 class _Session:
@@ -227,6 +235,10 @@ class _Session:
 
     def _answer(self, number: int) -> Path:
         return self._folder / f"{number}.answer"
+
+
+def _unusable(root: Path, error: OSError) -> str:
+    return f"store: {root} cannot be used ({error.strerror})"
 
 
 def _private(path: str, flags: int) -> int:
