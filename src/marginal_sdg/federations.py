@@ -19,6 +19,7 @@ from marginal_sdg.backends.plaintext import AIM_COSTS
 from marginal_sdg.backends.pool import Pool
 from marginal_sdg.backends.share_pool import SharePool
 from marginal_sdg.backends.shared import SharedBackend
+from marginal_sdg.backends.sum_noise import SumNoise
 from marginal_sdg.backends.variants import VARIANTS, flaim_costs
 from marginal_sdg.crypto.masking import MaskedSum
 from marginal_sdg.crypto.secagg import IdealSecureSum
@@ -97,6 +98,12 @@ class FLAIM(_Federation):
         those who picked a clique to a sum of their own, as in the paper: fewer bytes, and the server knows whose it is.
     min_cohort : int
         With ``cohort="per_query"``, drop cliques that fewer clients picked: the sum over one client is its marginal.
+    noise : "server" or "clients"
+        Who adds it to sums. The clients' is in a sum before the server can see it, and in part wasted: when a third of
+        a cohort may leave, all that stay make its variance half as large again as what is paid for, and more with
+        ``colluding`` ones. A round that too many leave ends the fit.
+    colluding : int
+        With ``noise="clients"``, so many clients may tell the server what they added. One always knows its own.
 
     Examples
     --------
@@ -114,6 +121,8 @@ class FLAIM(_Federation):
     secagg: str = field(default="ideal", kw_only=True)
     cohort: str = field(default="padded", kw_only=True)
     min_cohort: int = field(default=2, kw_only=True)
+    noise: str = field(default="server", kw_only=True)
+    colluding: int = field(default=1, kw_only=True)
 
     def fit(self, clients: Sequence[Records] | Federation, *, ledger: Ledger | None = None) -> FLAIM:
         """Spend the budget on the clients' tables. Raises before anything is spent where an input is wrong.
@@ -127,6 +136,10 @@ class FLAIM(_Federation):
         self._check_choice("cohort", "padded", "per_query")
         self._check_positive("local_steps")
         self._check_positive("min_cohort")
+        self._check_choice("noise", "server", "clients")
+        self._check_positive("colluding")
+        if self.noise == "clients" and (self.cohort != "padded" or not self._sound):
+            raise ConfigError("noise: that of the clients needs cohort='padded' and calibration='sound'")
         variant = VARIANTS[self.variant]
         if variant.picks == "server" and self.local_steps > 1:
             raise ConfigError(f"local_steps: must be 1 where the server draws the cliques, got {self.local_steps}")
@@ -136,11 +149,19 @@ class FLAIM(_Federation):
         tables, account, public = self._prepare(clients, costs, budget, ledger, private=variant.private)
         members: Clients
         if isinstance(clients, Federation):
-            members = clients.recruit(workload, variant, budget, self.records_per_person, self._keys)
+            least, colluding = clients.least, self.colluding if self.noise == "clients" else None
+            members = clients.recruit(workload, variant, budget, self.records_per_person, self._keys, colluding)
         else:
-            secure_sum = IdealSecureSum() if self.secagg == "ideal" else MaskedSum(self._keys.key)
+            noise = SumNoise(self.colluding, self.colluding + 1) if self.noise == "clients" else None
+            least = noise.least if noise is not None else 1
             members = LocalClients(
-                tables, workload, public, variant=variant, local_steps=self.local_steps, secure_sum=secure_sum
+                tables,
+                workload,
+                public,
+                variant=variant,
+                local_steps=self.local_steps,
+                secure_sum=IdealSecureSum() if self.secagg == "ideal" else MaskedSum(self._keys.key),
+                noise=noise,
             )
         backend = FederatedBackend(
             members,
@@ -153,7 +174,8 @@ class FLAIM(_Federation):
             size_variance=1 / (2 * SIZE_SHARE * account.allowance) if self._sound else None,
             padded=self.cohort == "padded",
             min_cohort=self.min_cohort,
-            least=clients.least if isinstance(clients, Federation) else 1,
+            least=least,
+            noise=self.noise,
         )
         self._run(backend, workload, account, start_rounds=8 * len(self.domain))
         self.communication_ = members.traffic.summary()

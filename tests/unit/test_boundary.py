@@ -19,6 +19,7 @@ import pytest
 
 import marginal_sdg
 from marginal_sdg import AIM, FLAIM, MWEM, Budget, DistAIM, Domain, Ledger, Table, Workload, federations, synthesizers
+from marginal_sdg.backends import local_clients
 from marginal_sdg.backends.federated import FederatedBackend
 from marginal_sdg.backends.ideal_pool import IdealPool
 from marginal_sdg.backends.plaintext import PlaintextBackend
@@ -273,6 +274,14 @@ def test_secure_sums_tell_nothing_that_did_not_pass_the_ledger(monkeypatch, para
     assert not leaks(monkeypatch, lambda **p: flaim(**params, **p), *FEDERATIONS)
 
 
+def test_noise_of_clients_tells_nothing_that_did_not_pass_their_ledgers(monkeypatch):
+    """Every vector that enters a secure sum has passed one."""
+    monkeypatch.setattr(local_clients, "Ledger", Deaf)
+    assert not leaks(monkeypatch, lambda **p: flaim(noise="clients", **p), *FEDERATIONS)
+    monkeypatch.setattr(local_clients, "Ledger", Ledger)
+    assert "measurements" in leaks(monkeypatch, lambda **p: flaim(noise="clients", **p), *FEDERATIONS)
+
+
 class Elsewhere:
     """FLAIM whose clients answer messages; ``data`` are their tables. Their ledgers are deaf, too."""
 
@@ -333,9 +342,9 @@ class Sized(PlaintextBackend):
 class Weighted(FederatedBackend):
     """Weighs measurements by the exact number of records."""
 
-    def _release(self, *terms):
+    def _measurement(self, found):
         exact = sum(len(client.table) for client in self._clients.members)
-        return [replace(measurement, confidence=float(exact)) for measurement in super()._release(*terms)]
+        return replace(super()._measurement(found), confidence=float(exact))
 
 
 @pytest.mark.parametrize(

@@ -203,8 +203,8 @@ class Watched(IdealSecureSum):
         super().__init__(dropout)
         self.asked = []
 
-    def __call__(self, contributions, length, *, bound, traffic):
-        aggregate = super().__call__(contributions, length, bound=bound, traffic=traffic)
+    def __call__(self, contributions, length, *, bound, traffic, least=0):
+        aggregate = super().__call__(contributions, length, bound=bound, traffic=traffic, least=least)
         self.asked.append((contributions, length, bound, aggregate))
         return aggregate
 

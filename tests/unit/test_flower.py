@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from importlib.util import find_spec
 
@@ -19,6 +19,7 @@ from marginal_sdg.flower import messages
 from marginal_sdg.flower.__main__ import main as command
 from marginal_sdg.flower.node import Node
 from marginal_sdg.flower.remote_clients import RemoteFederation
+from marginal_sdg.privacy.joint import part_variance
 from marginal_sdg.privacy.noise import Source
 
 LOUD = Budget(1e5, 1e-5)  # noise that rounds to nothing
@@ -44,7 +45,7 @@ class FakeGrid:
             if k in self.lost and self.lost[k] in {asked for asker, asked, _ in self.seen if asker == k}:
                 continue
             node = self.nodes[k]
-            node = Node(node.table, node.limit, node.least, node.source, dict(node.state))  # as a new process would
+            node = replace(node, state=dict(node.state))  # as a new process would
             answers[k] = node.answer(question)
             self.nodes[k].state = node.state
             self.seen.append((k, question["kind"], answers[k]))
@@ -53,8 +54,9 @@ class FakeGrid:
         return answers
 
 
-def grid(tables, limit=LOUD, least=2, **terms) -> FakeGrid:
-    return FakeGrid([Node(t, limit, least, Source.seeded(k), {}) for k, t in enumerate(tables)], **terms)
+def grid(tables, limit=LOUD, least=2, colluding=None, **terms) -> FakeGrid:
+    nodes = [Node(t, limit, least, Source.seeded(k), {}, colluding) for k, t in enumerate(tables)]
+    return FakeGrid(nodes, **terms)
 
 
 def fit(domain, clients, epsilon=LOUD.epsilon, **terms):
@@ -172,6 +174,7 @@ def enrolled(domain, table) -> Node:
         "epsilon": 1.0,
         "delta": 1e-5,
         "group": 1,
+        "noise": None,
         "variance": "10000",
         "client": 0,
     }
@@ -267,6 +270,66 @@ def test_a_server_that_plans_more_than_it_says_is_stopped(domain, clients):
 
     with pytest.raises(ProtocolError, match="part of a sum: needs rho"):
         fit(domain, RemoteFederation(Precise(grid(clients, Budget(1.0, 1e-5)).nodes)), epsilon=1.0)
+
+
+def test_clients_add_the_noise_and_each_books_what_the_fit_does(domain, clients):
+    """Masked vectors have it in them; the release says how much it is, by who has stayed."""
+    nodes = grid(clients, Budget(1.0, 1e-5), colluding=1)
+    fitted = fit(domain, RemoteFederation(nodes), epsilon=1.0, participation=1.0, noise="clients")
+    assert {node._ledger().spent for node in nodes.nodes} == {fitted.ledger.spent} == {fitted.ledger.budget.rho}
+    assert set(fitted.ledger.to_frame()["by"]) == {"client", "clients"}
+    paid = Fraction(fitted.sigma_) ** 2
+    (sigma,) = {measured.sigma for measured in fitted.measurements_}
+    assert sigma == pytest.approx(float(5 * part_variance(paid, 4)) ** 0.5)  # 4 of 5 must stay, 1 may collude
+    left = grid(clients, Budget(1.0, 1e-5), lost={3: "shares"})
+    fitted = fit(domain, RemoteFederation(left), epsilon=1.0, participation=1.0, noise="clients")
+    assert min(measured.sigma for measured in fitted.measurements_) == pytest.approx(
+        float(4 * part_variance(paid, 4)) ** 0.5
+    )
+
+
+def test_a_sum_that_too_many_leave_is_never_unmasked(domain, clients):
+    nodes = grid(clients, Budget(1.0, 1e-5), lost={3: "shares", 4: "shares"})
+    with pytest.raises(ProtocolError, match="3 clients are left in a sum, 4 must stay; it is given up, masked"):
+        fit(domain, RemoteFederation(nodes), epsilon=1.0, participation=1.0, noise="clients")
+    assert not any(kind == "unmask" for _, kind, _ in nodes.seen)
+    assert all(node._ledger().spent > 0 for node in nodes.nodes)
+
+
+def test_a_client_opens_no_sum_with_less_noise_than_it_paid_for(domain, clients):
+    """Whatever the server says of who stayed, or of how many there are."""
+
+    class Liar(FakeGrid):
+        def ask(self, questions):
+            changed = {}
+            for k, question in questions.items():
+                changed[k] = dict(question)
+                if question["kind"] == self.lie == "unmask":
+                    header = bytearray(question["messages"][0])
+                    header[2] -= 1  # one neighbour less has stayed
+                    changed[k]["messages"] = [bytes(header), *question["messages"][1:]]
+                if question["kind"] == self.lie == "shares":
+                    specs = [{**spec, "cohort": 20} for spec in json.loads(question["specs"])]
+                    changed[k]["specs"] = json.dumps(specs)
+            return super().ask(changed)
+
+    for lie, least, match in (
+        ("unmask", 5, "4 clients are left in a sum, 5 must stay"),
+        ("shares", 2, "has other neighbours than 20 clients"),
+    ):
+        nodes = Liar(grid(clients, Budget(1.0, 1e-5), least=2).nodes)
+        nodes.lie = lie
+        with pytest.raises(ProtocolError, match=match):
+            fit(domain, RemoteFederation(nodes, least), epsilon=1.0, participation=1.0, noise="clients")
+
+
+@pytest.mark.parametrize("terms", [{}, {"noise": "clients"}])
+def test_a_client_may_insist_on_noise_that_the_server_does_not_know(domain, clients, terms):
+    nodes = grid(clients, Budget(1.0, 1e-5), colluding=2)
+    with pytest.raises(ProtocolError, match="client 0: noise: this client wants that of the clients, against a server"):
+        fit(domain, RemoteFederation(nodes, least=3), epsilon=1.0, **terms)
+    with pytest.raises(ConfigError, match="colluding: 2 of least=2 clients leave none to add noise"):
+        fit(domain, RemoteFederation(nodes), epsilon=1.0, noise="clients", colluding=2)
 
 
 def test_a_shared_budget_pays_for_clients_elsewhere(domain, clients):

@@ -67,19 +67,23 @@ class Ballot:
 
 @dataclass(frozen=True)
 class Sum:
-    """What the server learns of one clique: exact ``counts``, the clients' ``size`` and number, all summed."""
+    """What the server learns of one clique: ``counts``, the clients' ``size`` and number, all summed.
+
+    ``variance``: of the noise that the clients have added to each count; 0 where the counts are exact.
+    """
 
     clique: Clique
     counts: Counts
     size: float
     contributors: int
+    variance: Fraction
 
 
 class Clients(Protocol):
     """K clients, numbered from 0. Each holds its own table; two kinds of answers leave it.
 
     Noisy ones, paid for in the ledger before they are drawn: its size, and what it picks. And its part of a secure sum,
-    of which the server learns the total alone; the server pays for that and adds the noise.
+    of which the server learns the total alone; the server pays for that, and it or the clients add the noise.
     """
 
     traffic: Traffic
@@ -97,7 +101,7 @@ class Clients(Protocol):
     def sums(self, questions: Sequence[Question], step: Step) -> list[Sum]:
         """One secure sum per question; the answers to all their requests in order.
 
-        ``step``: its variance is that of the noise which the server is going to add.
+        ``step``: its variance is that of the noise which is paid for.
         """
         ...
 
@@ -111,8 +115,19 @@ class Federation(Protocol):
         """So many of them must stand behind every sum."""
         ...
 
-    def recruit(self, workload: Workload, variant: Variant, budget: Budget, group: int, source: Source) -> Clients:
-        """The clients, as told what the fit is about; ``source`` draws the neighbours of secure sums."""
+    def recruit(
+        self,
+        workload: Workload,
+        variant: Variant,
+        budget: Budget,
+        group: int,
+        source: Source,
+        colluding: int | None,
+    ) -> Clients:
+        """The clients, as told what the fit is about; ``source`` draws the neighbours of secure sums.
+
+        ``colluding``: the clients add the noise, which that many of them may know; None: the server does.
+        """
         ...
 
 
@@ -122,9 +137,9 @@ def ends_of(domain: Domain, requests: Sequence[Request]) -> list[int]:
     return ends
 
 
-def read_sums(requests: Sequence[Request], ends: Sequence[int], total: Counts) -> list[Sum]:
+def read_sums(requests: Sequence[Request], ends: Sequence[int], total: Counts, variance: Fraction) -> list[Sum]:
     """Take the total of a question's vectors apart."""
     return [
-        Sum(request.clique, cells[:-2], float(cells[-2]), int(cells[-1]))
+        Sum(request.clique, cells[:-2], float(cells[-2]), int(cells[-1]), variance)
         for request, cells in zip(requests, np.split(total, ends[1:-1]), strict=True)
     ]

@@ -1,17 +1,20 @@
 """FLAIM's trust model: clients keep their tables, select at home, and only noised sums of marginals are released.
 
-The server learns the sums through secure aggregation, exact, and adds the noise: it is trusted with sums, not with a
-client's marginals. What a client picks is drawn by a charged mechanism, so it may be known; what must not is the exact
+The server learns sums through secure aggregation. They are exact, and it adds the noise: then it is trusted with sums,
+not with a client's marginals. Or the clients add it, each a part (``backends/sum_noise.py``): then it sees nothing but
+what everybody may. What a client picks is drawn by a charged mechanism, so it may be known; what must not is the exact
 marginal of a client that is alone with its pick. ``padded`` hides whose it is: who picked what is counted by a secure
-sum, and all participants contribute to all picks of the round, zeros where they picked something else. The server
-still sees the marginal, without a name. Noise that the clients add together would end its trust; it is not built.
+sum, and all participants contribute to all picks of the round, zeros where they picked something else. A server that
+adds the noise still sees the marginal, without a name.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from fractions import Fraction
+from itertools import islice
 
 import numpy as np
 
@@ -20,7 +23,7 @@ from marginal_sdg.backends.clients import Ballot, Clients, Counts, Floats, Quest
 from marginal_sdg.backends.variants import Variant, flaim_costs
 from marginal_sdg.domain import Clique
 from marginal_sdg.errors import ConfigError
-from marginal_sdg.privacy.ledger import Ledger
+from marginal_sdg.privacy.ledger import Charge, Ledger
 from marginal_sdg.privacy.noise import Source
 from marginal_sdg.release import Measurement, Selection
 from marginal_sdg.schedule import Step
@@ -37,7 +40,8 @@ class FederatedBackend:
 
     ``padded``: in a round, one secure sum over all participants; otherwise one per clique over those who picked it,
     where cliques that fewer than ``min_cohort`` picked are dropped (what they picked is paid for all the same).
-    ``least``: a round has at least so many participants.
+    ``least``: a round has at least so many participants. ``noise``: who adds it to sums, "server" or "clients"; these
+    pay for what they draw themselves, and the ledger of a fit books the same as for the server's.
     """
 
     def __init__(
@@ -54,6 +58,7 @@ class FederatedBackend:
         padded: bool = True,
         min_cohort: int = 2,
         least: int = 1,
+        noise: str = "server",
     ) -> None:
         self._sound = size_variance is not None
         self.costs = flaim_costs(variant, len(workload.one_way), local_steps, sound=self._sound)
@@ -72,6 +77,7 @@ class FederatedBackend:
         self._padded = padded
         self._min_cohort = 1 if padded else min_cohort
         self._least = least
+        self._noise = noise
         self._sizes = clients.enrol(size_variance, ledger)
         self._seen: set[int] = set()
         self._reference: dict[Clique, list[Counts]] = {clique: [] for clique in workload.one_way}
@@ -103,8 +109,8 @@ class FederatedBackend:
         else:
             cohorts = [(clique, self._participants()) for clique in cliques]
             questions = [Question(cohort, (Request(clique, cohort),)) for clique, cohort in cohorts]
-        sums = self._clients.sums(questions, step)
-        return self._refer(self._release(sums, step, ledger, len(cliques), "initial 1-way marginals"))
+        (released,) = self._release(questions, step, ledger, [(len(cliques), len(cliques), "initial 1-way marginals")])
+        return self._refer(released)
 
     def measure(self, selection: Selection, step: Step, ledger: Ledger) -> list[Measurement]:
         """Release the summed marginals of the selection and, for ``refresh``, all 1-way marginals of the cohort."""
@@ -119,12 +125,12 @@ class FederatedBackend:
         else:
             questions = [Question(request.contributors, (request,)) for request in picked]
             questions.append(Question(everyone, common))
-        sums = self._clients.sums(questions, step)
-        chosen, rest = sums[: len(picked)], sums[len(picked) :]
-        released = self._release(chosen, step, ledger, self._local_steps, f"{name}: measure")
+        paid = [(len(picked), self._local_steps, f"{name}: measure")]
         if one_way:
-            fresh = self._refer(self._release(rest, step, ledger, len(one_way), f"{name}: 1-way marginals"))
-            released += fresh if self._variant.combine else []
+            paid.append((len(one_way), len(one_way), f"{name}: 1-way marginals"))
+        released, *fresh = self._release(questions, step, ledger, paid)
+        for again in map(self._refer, fresh):
+            released += again if self._variant.combine else []
         return released
 
     def _refer(self, released: list[Measurement]) -> list[Measurement]:
@@ -134,15 +140,28 @@ class FederatedBackend:
         return released
 
     def _release(
-        self, sums: Sequence[Sum], step: Step, ledger: Ledger, per_record: int, what: str
-    ) -> list[Measurement]:
-        exact = [found.counts for found in sums]
-        noisy = ledger.gaussian(exact, step.variance, per_record=per_record, what=what, by="server")
-        return [
-            self._variant.measurement(found.clique, counts, step.sigma, found.size, sound=self._sound)
-            for found, counts in zip(sums, noisy, strict=True)
-            if found.contributors  # how many stayed is public; a sum over nobody is noise alone
-        ]
+        self, questions: Sequence[Question], step: Step, ledger: Ledger, paid: Sequence[tuple[int, int, str]]
+    ) -> list[list[Measurement]]:
+        """Sums with noise. ``paid``: (how many of them, in how many of those one record is counted, what they are)."""
+        variance, by_server = step.variance, self._noise == "server"
+        if not by_server:
+            for _, per_record, what in paid:
+                ledger.charge(Charge(what, "gaussian", variance, per_record, "clients", ledger.group))
+        sums = iter(self._clients.sums(questions, step))
+        released = []
+        for count, per_record, what in paid:
+            found = list(islice(sums, count))
+            if by_server:
+                exact = [summed.counts for summed in found]
+                noisy = ledger.gaussian(exact, variance, per_record=per_record, what=what, by="server")
+                found = [replace(s, counts=c, variance=variance) for s, c in zip(found, noisy, strict=True)]
+            released.append([self._measurement(summed) for summed in found if summed.contributors])
+        return released
+
+    def _measurement(self, found: Sum) -> Measurement:
+        """How many contributed is public; a sum over nobody is noise alone."""
+        sigma = math.sqrt(found.variance)
+        return self._variant.measurement(found.clique, found.counts, sigma, found.size, sound=self._sound)
 
     # -- select ------------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ import numpy as np
 from marginal_sdg.backends.base import PublicState, pick_from
 from marginal_sdg.backends.client import Client, Floats, score
 from marginal_sdg.backends.clients import Ballot, Counts, Question, Reference, Sum, ends_of, read_sums
+from marginal_sdg.backends.sum_noise import SumNoise
 from marginal_sdg.backends.variants import Variant
 from marginal_sdg.crypto.secagg import HEADER_BYTES, ID_BYTES, LARGEST, IdealSecureSum, Pieces, SecureSum
 from marginal_sdg.crypto.traffic import WORD, Accounting, Traffic
@@ -28,7 +29,8 @@ from marginal_sdg.workload import Workload
 class LocalClients:
     """Clients whose tables are here, each of which makes ``local_steps`` selections a round.
 
-    ``secure_sum`` adds up their vectors; ``source`` is for the noise that the paper's accounting leaves out.
+    ``secure_sum`` adds up their vectors; ``source`` is for the noise that the paper's accounting leaves out. ``noise``:
+    the clients' on sums, drawn and paid for by a ledger of each client; None where the server adds it.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class LocalClients:
         variant: Variant,
         local_steps: int,
         secure_sum: SecureSum | None = None,
+        noise: SumNoise | None = None,
     ) -> None:
         self.traffic = Traffic(len(tables))
         self.members = [Client(table, workload, float(len(table))) for table in tables]
@@ -50,6 +53,8 @@ class LocalClients:
         self._local_steps = local_steps
         self._places = {clique: place for place, clique in enumerate(workload.closure)}
         self._secure_sum = secure_sum or IdealSecureSum()
+        self._noise = noise
+        self._ledgers: list[Ledger] = []
         self._everyone = _pooled(tables) if variant.heterogeneity == "oracle" else None
         self._unbudgeted = Ledger(None, source)
 
@@ -70,6 +75,8 @@ class LocalClients:
             exact = [np.array([len(member.table)], dtype=np.int64) for member in self.members]
             sizes = ledger.gaussian(exact, variance, what="size of each client", by="client")
             self.members = [replace(m, size=float(size[0])) for m, size in zip(self.members, sizes, strict=True)]
+        if self._noise is not None:
+            self._ledgers = [Ledger(ledger.budget, ledger.source, group=ledger.group) for _ in self.members]
         return [member.size for member in self.members]
 
     def _greet(self, participants: tuple[int, ...]) -> None:
@@ -84,17 +91,22 @@ class LocalClients:
             self._greet(question.cohort)
             if question.news is not None:  # what is to be summed
                 self.traffic.to_clients("wire", question.cohort, HEADER_BYTES + ID_BYTES * question.news)
-        return [found for question in questions if question.requests for found in self._summed(question)]
+        return [found for question in questions if question.requests for found in self._summed(question, step.variance)]
 
-    def _summed(self, question: Question) -> list[Sum]:
+    def _summed(self, question: Question, paid: Fraction) -> list[Sum]:
         ends = ends_of(self._workload.domain, question.requests)
         pieces: dict[int, dict[int, Counts]] = {k: {} for k in question.cohort}
         for request, start, end in zip(question.requests, ends, ends[1:], strict=False):
             for k in request.contributors:
                 pieces[k][start] = self.members[k].contribution(request.clique)
             self.traffic.to_server("paper", request.contributors, WORD * (end - start))
-        total = self._secure_sum(pieces, ends[-1], bound=LARGEST, traffic=self.traffic).total
-        return read_sums(question.requests, ends, total)
+        noise, cohort, least = self._noise, len(question.cohort), 0
+        if noise is not None:
+            least = noise.needed(cohort)
+            pieces = {k: noise.add(own, ends, paid, cohort, self._ledgers[k]) for k, own in pieces.items()}
+        sums = self._secure_sum(pieces, ends[-1], bound=LARGEST, traffic=self.traffic, least=least)
+        variance = noise.variance(paid, cohort, len(sums.survivors)) if noise is not None else Fraction(0)
+        return read_sums(question.requests, ends, sums.total, variance)
 
     def select(self, ballot: Ballot, ledger: Ledger) -> dict[Clique, tuple[int, ...]]:
         """Every participant picks ``local_steps`` different cliques."""

@@ -39,6 +39,7 @@ from marginal_sdg.crypto.secagg import (
     Pieces,
     Stage,
     check,
+    enough,
     ring_bytes,
     stays,
 )
@@ -64,7 +65,9 @@ class MaskedSum:
         self._keys = keys
         self._dropout = dropout or stays
 
-    def __call__(self, contributions: Mapping[int, Pieces], length: int, *, bound: int, traffic: Traffic) -> Aggregate:
+    def __call__(
+        self, contributions: Mapping[int, Pieces], length: int, *, bound: int, traffic: Traffic, least: int = 0
+    ) -> Aggregate:
         """Run one aggregation."""
         ring = ring_bytes(bound)
         check(contributions, length, bound)
@@ -96,6 +99,7 @@ class MaskedSum:
         for name in survivors:
             server.add(sent(name, clients[name].mask(relayed[name])))
         traffic.to_server("ideal", survivors, length * ring)
+        enough(len(survivors), least)
         lists = server.survivors()
         present = staying(survivors, "masked")
         opened = [sent(name, clients[name].unmask(received(name, lists[name]))) for name in present]

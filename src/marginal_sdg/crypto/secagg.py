@@ -9,9 +9,9 @@ protocol and colludes with up to a tenth of a large cohort, or with fewer than t
 *Assuming*: authentic channels between every client and the server, and a server that relays public keys and names the
 survivors honestly. *Not claimed*: anything against a server that puts its own public keys in place of the clients'
 (that needs a key infrastructure), that tells different clients different survivors (that needs a round of
-signatures), or clients that send wrong vectors. The sum itself is exact, without noise: over a cohort in which one
-vector is not zero it *is* that vector, and of one client it is the client's own. In FLAIM the server adds the noise, so
-it sees exact sums.
+signatures), or clients that send wrong vectors. The sum itself is exact: over a cohort in which one vector is not zero
+it *is* that vector, and of one client it is the client's own. Where FLAIM's server adds the noise it sees such sums;
+with ``noise="clients"`` every vector has its client's part of the noise in it (``backends/sum_noise.py``).
 """
 
 from __future__ import annotations
@@ -50,10 +50,13 @@ class Aggregate:
 class SecureSum(Protocol):
     """One aggregation among the clients of a cohort."""
 
-    def __call__(self, contributions: Mapping[int, Pieces], length: int, *, bound: int, traffic: Traffic) -> Aggregate:
+    def __call__(
+        self, contributions: Mapping[int, Pieces], length: int, *, bound: int, traffic: Traffic, least: int = 0
+    ) -> Aggregate:
         """Sum the vectors of ``length`` cells of all clients that stay long enough to send theirs.
 
         ``bound``: public; no cell of a vector or of the sum exceeds it in absolute value, so it decides the ring.
+        ``least``: where fewer vectors arrive, ``ProtocolError``, and nothing is unmasked.
         """
         ...
 
@@ -68,12 +71,15 @@ class IdealSecureSum:
     def __init__(self, dropout: Dropout | None = None) -> None:
         self._dropout = dropout or stays
 
-    def __call__(self, contributions: Mapping[int, Pieces], length: int, *, bound: int, traffic: Traffic) -> Aggregate:
+    def __call__(
+        self, contributions: Mapping[int, Pieces], length: int, *, bound: int, traffic: Traffic, least: int = 0
+    ) -> Aggregate:
         """The sum of the survivors' vectors; a zero vector when none survives."""
         payload = length * ring_bytes(bound)
         check(contributions, length, bound)
         left = {u: stage for u in contributions if (stage := next((s for s in STAGES if self._dropout(u, s)), None))}
         survivors = tuple(u for u in contributions if left.get(u, "masked") == "masked")
+        enough(len(survivors), least)
         total = np.zeros(length, dtype=np.int64)
         for client in survivors:
             for start, cells in contributions[client].items():
@@ -94,6 +100,14 @@ class IdealSecureSum:
 def stays(client: int, stage: Stage) -> bool:
     """The dropout of clients that never vanish."""
     return False
+
+
+def enough(vectors: int, least: int) -> None:
+    """Raise ``ProtocolError`` where fewer vectors than ``least`` have arrived: the sum must not be unmasked."""
+    if vectors < least:
+        raise ProtocolError(
+            f"secure aggregation: {vectors} clients are left in a sum, {least} must stay; it is given up, masked"
+        )
 
 
 def check(contributions: Mapping[int, Pieces], length: int, bound: int) -> None:

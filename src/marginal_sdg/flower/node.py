@@ -1,9 +1,10 @@
 """A client at home: it answers the server's questions from its own table, and pays for each from its own ledger.
 
 Whatever asks keeps the ``state`` between two answers: plain values, which hold what was spent and, while a secure sum
-is being made, its secrets; they must not leave the client. The client trusts the server as far as FLAIM does (it adds
-the noise to sums that it says it adds), but works out weights, thresholds and costs for itself, takes part in no sum of
-fewer than ``least`` clients, and answers nothing that would exceed the budget it has agreed to.
+is being made, its secrets; they must not leave the client. The client works out weights, thresholds and costs for
+itself, takes part in no sum of fewer than ``least`` clients, and answers nothing that would exceed the budget it has
+agreed to. Where the clients add the noise on sums, it opens none with less noise than it has paid for; in a cohort of
+more than 32 it takes the server's word for how many have stayed.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ import numpy as np
 from marginal_sdg.backends.base import Candidates
 from marginal_sdg.backends.client import Client, score
 from marginal_sdg.backends.clients import Request, ends_of
+from marginal_sdg.backends.sum_noise import SumNoise
 from marginal_sdg.backends.variants import VARIANTS, Variant
 from marginal_sdg.crypto.graph import topology
 from marginal_sdg.crypto.masking import MaskingClient
-from marginal_sdg.crypto.secagg import LARGEST, Counts, ring_bytes
+from marginal_sdg.crypto.secagg import LARGEST, Counts, enough, ring_bytes
 from marginal_sdg.domain import Domain
 from marginal_sdg.encoding import Table
 from marginal_sdg.errors import MarginalSDGError, ProtocolError
@@ -52,13 +54,18 @@ STEPS = (KEYS, SHARES, MASKED, UNMASK)
 
 @dataclass
 class Node:
-    """``table`` is encoded by the client's own domain file; ``limit`` is what the client agrees to spend in one fit."""
+    """``table`` is encoded by the client's own domain file; ``limit`` is what the client agrees to spend in one fit.
+
+    ``colluding``: it takes part only where the clients add the noise, and the server may know that of so many; None: or
+    where it leaves the noise to the server.
+    """
 
     table: Table
     limit: Budget
     least: int
     source: Source
     state: dict[str, Value]
+    colluding: int | None = None
 
     def answer(self, question: Fields) -> dict[str, Value]:
         """The answer, or one line ``error``; of the table, errors tell nothing that is not in its domain file."""
@@ -92,6 +99,11 @@ class Node:
                 f"budget: the server plans epsilon {asked['epsilon']:g} and delta {asked['delta']:g}, this client "
                 f"agrees to {self.limit.epsilon:g} and {self.limit.delta:g}"
             )
+        if self.colluding is not None and (asked["noise"] or {}).get("colluding", 0) < self.colluding:
+            raise ProtocolError(
+                f"noise: this client wants that of the clients, against a server that {self.colluding} of them help; "
+                "the server plans for less"
+            )
         ledger = Ledger(Budget(asked["epsilon"], asked["delta"]), self.source, group=asked["group"])
         exact = np.array([len(self.table)], dtype=np.int64)
         (size,) = ledger.gaussian([exact], Fraction(asked["variance"]), what="size of each client", by="client")
@@ -115,6 +127,11 @@ class Node:
     @cached_property
     def _client(self) -> Client:
         return Client(self.table, self._workload, float(take(self.state, "size", int)))
+
+    @property
+    def _noise(self) -> SumNoise | None:
+        terms = self._terms["noise"]
+        return None if terms is None else SumNoise(terms["colluding"], terms["least"])
 
     def _ledger(self) -> Ledger:
         return Ledger.from_dict(from_json(self.state, "ledger"), self.source)
@@ -183,6 +200,10 @@ class Node:
         if kind == SHARES:
             assert spec is not None
             self._enough(spec["cohort"])
+            if _entries(message) != topology(spec["cohort"])[0]:
+                raise ProtocolError(
+                    f"secure aggregation: sum {number} has other neighbours than {spec['cohort']} clients"
+                )
             self.state[about] = json.dumps(spec)
         spec = from_json(self.state, about)
         pieces, length, bound = self._vector(spec) if kind == MASKED else ({}, 0, 1)
@@ -190,7 +211,9 @@ class Node:
         for step, earlier in zip((client.share, client.mask), said, strict=False):
             step(earlier)
         if kind == UNMASK:
-            self._enough(1 + int.from_bytes(message[2:4], "little"))  # neighbours that stayed
+            self._enough(1 + _entries(message))  # neighbours that stayed
+            if self._noise is not None and topology(spec["cohort"])[0] == spec["cohort"] - 1:
+                enough(1 + _entries(message), self._noise.needed(spec["cohort"]))
         answer = {SHARES: client.share, MASKED: client.mask, UNMASK: client.unmask}[kind](message)
         self.state[heard] = [*said, message]
         if kind == UNMASK:
@@ -221,9 +244,16 @@ class Node:
             for request, start in zip(requests, ends, strict=False)
             if not request.picked or request.clique == closure[take(self.state, "pick", int)]
         ]
-        if own:
-            ledger = self._ledger()
-            variance = Fraction(spec["variance"])
+        pieces = {start: self._client.contribution(clique) for start, clique in own}
+        ledger, variance, noise = self._ledger(), Fraction(spec["variance"]), self._noise
+        if noise is not None:
+            pieces = noise.add(pieces, ends, variance, spec["cohort"], ledger)
+        elif own:
             ledger.charge(Charge("part of a sum", "gaussian", variance, len(own), "server", ledger.group))
-            self._pay(ledger)
-        return {start: self._client.contribution(clique) for start, clique in own}, ends[-1], LARGEST
+        self._pay(ledger)
+        return pieces, ends[-1], LARGEST
+
+
+def _entries(message: bytes) -> int:
+    """How many other clients a message of the masking protocol is about."""
+    return int.from_bytes(message[2:4], "little")

@@ -18,13 +18,14 @@ import numpy as np
 
 from marginal_sdg.backends.base import pick_from
 from marginal_sdg.backends.clients import Ballot, Clients, Counts, Question, Sum, ends_of, read_sums
+from marginal_sdg.backends.sum_noise import SumNoise
 from marginal_sdg.backends.variants import VARIANTS, Variant
 from marginal_sdg.crypto.graph import Graph
 from marginal_sdg.crypto.masking import MaskingServer
-from marginal_sdg.crypto.secagg import HEADER_BYTES, ID_BYTES, LARGEST, ring_bytes
+from marginal_sdg.crypto.secagg import HEADER_BYTES, ID_BYTES, LARGEST, enough, ring_bytes
 from marginal_sdg.crypto.traffic import Traffic
 from marginal_sdg.domain import Clique
-from marginal_sdg.errors import ProtocolError
+from marginal_sdg.errors import ConfigError, ProtocolError
 from marginal_sdg.flower.messages import (
     ENROL,
     KEYS,
@@ -53,11 +54,22 @@ class RemoteFederation:
     wire: Wire
     least: int = 2
 
-    def recruit(self, workload: Workload, variant: Variant, budget: Budget, group: int, source: Source) -> Clients:
+    def recruit(
+        self,
+        workload: Workload,
+        variant: Variant,
+        budget: Budget,
+        group: int,
+        source: Source,
+        colluding: int | None,
+    ) -> Clients:
         """The clients, as told what the fit is about."""
         if len(self.wire) < self.least:
             raise ProtocolError(f"clients: {len(self.wire)} are there, and {self.least} must stand behind every sum")
-        return RemoteClients(self, workload, variant, budget, group, source)
+        if colluding is not None and self.least <= colluding:
+            raise ConfigError(f"colluding: {colluding} of least={self.least} clients leave none to add noise; lower it")
+        noise = None if colluding is None else SumNoise(colluding, self.least)
+        return RemoteClients(self, workload, variant, budget, group, source, noise)
 
 
 class RemoteClients:
@@ -74,6 +86,7 @@ class RemoteClients:
         budget: Budget,
         group: int,
         source: Source,
+        noise: SumNoise | None,
     ) -> None:
         self.traffic = Traffic(len(federation.wire))
         self._wire = federation.wire
@@ -81,6 +94,7 @@ class RemoteClients:
         self._workload = workload
         self._variant = variant
         self._source = source
+        self._noise = noise
         self._sums = 0
         self._sizes: list[float] = []
         self._terms: dict[str, Any] = {
@@ -92,6 +106,7 @@ class RemoteClients:
             "epsilon": budget.epsilon,
             "delta": budget.delta,
             "group": group,
+            "noise": None if noise is None else vars(noise),
         }
 
     def __len__(self) -> int:
@@ -144,7 +159,7 @@ class RemoteClients:
             "reference": packed(np.concatenate(list(ballot.reference.values()) or [np.empty(0)])),
         }
         voters = tuple(self._ask(SELECT, dict.fromkeys(participants, question)))
-        (votes,) = self._add([_Vector(voters, len(places), len(voters), {"cliques": None})])
+        ((votes, _, _),) = self._add([_Vector(voters, len(places), len(voters), {"cliques": None})])
         picked = sorted(np.flatnonzero(votes).tolist(), key=lambda place: -int(votes[place]))
         return {self._workload.closure[place]: voters for place in picked}
 
@@ -163,10 +178,20 @@ class RemoteClients:
         ]
         totals = self._add(vectors) if vectors else []
         parts = zip(asked, ends, totals, strict=True)
-        return [found for question, end, total in parts for found in read_sums(question.requests, end, total)]
+        return [
+            found
+            for question, end, (total, cohort, survivors) in parts
+            for found in read_sums(question.requests, end, total, self._variance(step, cohort, survivors))
+        ]
 
-    def _add(self, vectors: Sequence[_Vector]) -> list[Counts]:
-        """Run the protocol of ``crypto/masking.py`` for all vectors, with one question to each client and step."""
+    def _variance(self, step: Step, cohort: int, survivors: int) -> Fraction:
+        return Fraction(0) if self._noise is None else self._noise.variance(step.variance, cohort, survivors)
+
+    def _add(self, vectors: Sequence[_Vector]) -> list[tuple[Counts, int, int]]:
+        """Run the protocol of ``crypto/masking.py`` for all vectors, with one question to each client and step.
+
+        For each: the sum, of how many clients it was to be, and of how many it is.
+        """
         first, self._sums = self._sums, self._sums + len(vectors)
         runs = dict(enumerate(vectors, start=first))
         keys = self._step(KEYS, {n: dict.fromkeys(vector.cohort, b"") for n, vector in runs.items()})
@@ -181,8 +206,13 @@ class RemoteClients:
                     raise ProtocolError(f"client {k}: its vector is not of the length that was asked for")
                 servers[number].add(message)
                 self.traffic.to_server("ideal", [k], len(message) - HEADER_BYTES)
+        for n, found in masked.items():
+            if self._noise is not None:
+                enough(len(found), self._noise.needed(len(keys[n])))
         opened = self._step(UNMASK, {n: server.survivors() for n, server in servers.items()})
-        return [server.unmask(list(opened[n].values())) for n, server in servers.items()]
+        return [
+            (server.unmask(list(opened[n].values())), len(keys[n]), len(masked[n])) for n, server in servers.items()
+        ]
 
     def _step(
         self, kind: str, messages: Mapping[int, Mapping[int, bytes]], specs: Mapping[int, Any] | None = None

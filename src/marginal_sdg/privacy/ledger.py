@@ -49,9 +49,8 @@ class Charge:
         names = {"gaussian": "variance", "exponential": "epsilon2", "renyi": "rho"}
         if self.mechanism not in names:
             raise BudgetError(f"mechanism must be 'gaussian', 'exponential' or 'renyi', got {self.mechanism!r}")
-        name = names[self.mechanism]
         if not isinstance(self.parameter, int | Fraction) or self.parameter <= 0:
-            raise BudgetError(f"{name} must be a positive Fraction, got {self.parameter!r}")
+            raise BudgetError(f"{names[self.mechanism]} must be a positive Fraction, got {self.parameter!r}")
         for name, value in (("per_record", self.per_record), ("group", self.group)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise BudgetError(f"{name} must be a positive integer, got {value!r}")
@@ -145,23 +144,24 @@ class Ledger:
         per_record: int = 1,
         what: str,
         by: str = "curator",
+        honest: int = 1,
     ) -> list[Counts]:
         """Add discrete Gaussian noise to every cell of int64 count tables.
 
         Each record is counted in at most per_record cells of all the tables together, so it moves them by at
-        most sqrt(per_record) in L2. Charges per_record / (2 variance).
+        most sqrt(per_record) in L2. Charges per_record / (2 variance). With several ``honest`` parties, tables are seen
+        only in a sum to which so many add theirs: each draws a part of the noise, see :func:`part_variance`.
         """
         charge = Charge(what, "gaussian", variance, per_record, by, self.group)
-        noise = DiscreteGaussian(charge.parameter)
+        noise = DiscreteGaussian(part_variance(charge.parameter, honest + 1))
         for table in tables:
             if not isinstance(table, np.ndarray) or table.dtype != np.int64:
                 kind = getattr(table, "dtype", type(table).__name__)
                 raise DataError(f"{what}: tables must be int64 counts, got {kind}; convert them first")
         self.charge(charge)
         drawn = noise.sample(sum(table.size for table in tables), self.source)
-        ends = np.cumsum([table.size for table in tables])[:-1]
-        parts = np.split(drawn, ends) if len(tables) else []
-        return [table + part.reshape(table.shape) for table, part in zip(tables, parts, strict=True)]
+        parts = np.split(drawn, np.cumsum([table.size for table in tables], dtype=np.int64)[:-1])
+        return [table + part.reshape(table.shape) for table, part in zip(tables, parts, strict=False)]
 
     def select(
         self,
