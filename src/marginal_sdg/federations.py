@@ -149,6 +149,8 @@ class FLAIM(_Federation):
         tables, account, public = self._prepare(clients, costs, budget, ledger, private=variant.private)
         members: Clients
         if isinstance(clients, Federation):
+            if clients.public is not None:
+                public, self._keys = clients.public.spawn(2)
             least, colluding = clients.least, self.colluding if self.noise == "clients" else None
             members = clients.recruit(workload, variant, budget, self.records_per_person, self._keys, colluding)
         else:

@@ -134,7 +134,7 @@ def test_answers_say_no_more_than_a_noisy_size_and_masked_messages(domain, clien
         assert set(answer) == {"enrol": {"size"}, "select": set()}.get(kind, {"messages"})
     sizes = [answer["size"] for _, kind, answer in nodes.seen if kind == "enrol"]
     assert sizes != [len(table) for table in clients]
-    assert not any(name.startswith("sum-") for node in nodes.nodes for name in node.state)  # secrets are forgotten
+    assert not any(name.endswith("-key") for node in nodes.nodes for name in node.state)  # secrets are forgotten
 
 
 @pytest.mark.parametrize(
@@ -198,8 +198,8 @@ def test_a_client_answers_until_its_budget_is_spent_and_draws_its_size_once(doma
     node = enrolled(domain, table)
     again = {"kind": "enrol", "terms": node.state["terms"]}
     assert node.answer(again)["size"] == node.state["size"]
-    answers = [node.answer(SELECTION) for _ in range(30)]
-    assert answers[0] == {} and "round 1: clients select: needs rho" in answers[-1]["error"]
+    answers = [node.answer({**SELECTION, "round": number}) for number in range(30)]
+    assert answers[0] == {} and "round 30: clients select: needs rho" in answers[-1]["error"]
     assert node._ledger().spent <= Budget(1.0, 1e-5).rho
     other = {**json.loads(node.state["terms"]), "epsilon": 0.5}
     assert "another fit" in node.answer({"kind": "enrol", "terms": json.dumps(other)})["error"]
@@ -240,19 +240,25 @@ def test_a_message_from_somebody_else_ends_the_fit(domain, clients, forged):
 
 
 def test_no_mask_hides_two_vectors(domain, clients):
-    """A server that repeats the third step, or the last one, is refused: it has the difference of two vectors else."""
-    repeated = []
+    """A step that is asked for again has the same answer; with another message, it is refused: neither has a second
+    vector, or the seeds of those who were said to be gone.
+    """
+    changed = []
 
     class Greedy(FakeGrid):
         def ask(self, questions):
             answers = super().ask(questions)
             for k, question in questions.items():
                 if question["kind"] in ("shares", "masked", "unmask"):
-                    repeated.append(self.nodes[k].answer(question))
+                    spent = self.nodes[k]._ledger().spent
+                    assert self.nodes[k].answer(question) == answers[k]
+                    other = [message[:-1] + bytes([message[-1] ^ 1]) for message in question["messages"]]
+                    changed.append(self.nodes[k].answer({**question, "messages": other}))
+                    assert self.nodes[k]._ledger().spent == spent
             return answers
 
     fit(domain, RemoteFederation(Greedy(grid(clients).nodes)), rounds=1)
-    assert repeated and all("is not the next step" in answer["error"] for answer in repeated)
+    assert changed and all("is not the next step" in answer["error"] for answer in changed)
 
 
 def test_a_server_that_plans_more_than_it_says_is_stopped(domain, clients):

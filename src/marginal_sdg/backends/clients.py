@@ -115,6 +115,11 @@ class Federation(Protocol):
         """So many of them must stand behind every sum."""
         ...
 
+    @property
+    def public(self) -> Source | None:
+        """What a fit started again must draw again (who takes part, who shares masks); None: what it likes."""
+        ...
+
     def recruit(
         self,
         workload: Workload,

@@ -33,7 +33,7 @@ Counts = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class SumNoise:
-    """``colluding``: clients whose noise the server may know. ``least``: no cohort is smaller; it is larger than that."""
+    """``colluding``: clients whose noise the server may know. ``least``: no cohort is smaller; more than those."""
 
     colluding: int
     least: int

@@ -6,26 +6,20 @@ Exit code 0: done, 1: the run failed, 2: bad input.
 from __future__ import annotations
 
 import argparse
-import os
+import shutil
 import signal
-import socket
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from marginal_sdg.errors import ConfigError, ProtocolError
-from marginal_sdg.flower import QUIET
+from marginal_sdg.flower.deployment import Deployment
 from marginal_sdg.flower.project import write_project
-from marginal_sdg.processes import free_ports, run, say
-
-_LINK = "demo"
-_BIN = Path(sys.executable).parent
+from marginal_sdg.processes import run, say
 
 
 def _write(options: argparse.Namespace) -> None:
@@ -39,30 +33,22 @@ def _demonstrate(options: argparse.Namespace) -> None:
         raise ConfigError("flwr: is not installed; pip install 'marginal-sdg[flower]', with Python 3.11 or newer")
     start = time.perf_counter()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing outlives this
-    options.out.unlink(missing_ok=True)
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+    out: Path = options.out
+    out.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory() as folder, Deployment(Path(folder), options.timeout) as deployment:
         home = Path(folder)
         options.domain, homes = _clients(home / "clients", options.clients)
+        options.out = home / out.name
         write_project(home / "app", _config(options, home / "clients"))
-        link, environment = f"127.0.0.1:{free_ports(1)[0]}", {**os.environ, **QUIET, "FLWR_HOME": folder}
-        environment["PATH"] = f"{_BIN}{os.pathsep}{environment['PATH']}"
-        (home / "config.toml").write_text(f'[superlink.{_LINK}]\naddress = "{link}"\ninsecure = true\n')
-        arguments = ["--insecure", "--port", link.partition(":")[2], "--disable-runtime-dependency-installation"]
-        simulated = [] if options.deployment else ["--simulation"]
-        stack.enter_context(_process("flower-superlink", [*arguments, *simulated], environment, home / "superlink.log"))
-        _await(link, options.timeout)
-        say("demo", f"SuperLink at {link}")
-        for k, own in enumerate(homes if options.deployment else ()):
-            files = f'table="{own / "table.csv"}" domain="{own / "domain.yaml"}"'
-            node = ["--insecure", "--superlink", link, "--port", str(free_ports(1)[0]), "--node-config", files]
-            stack.enter_context(_process("flower-supernode", node, environment, home / f"supernode-{k}.log"))
+        deployment.link(nodes=options.deployment)
+        say("demo", f"SuperLink at {deployment.address}")
+        for own in homes if options.deployment else ():
+            deployment.node(own)
         say("demo", f"{len(homes)} clients, " + ("each a SuperNode of its own" if options.deployment else "simulated"))
-        command = [str(_BIN / "flwr"), "run", str(home / "app"), _LINK, "--stream"]
-        if not options.deployment:
-            command += ["--federation-config", f"num-supernodes={len(homes)}"]
-        subprocess.run(command, env=environment)
-    if not options.out.exists():
-        raise ProtocolError("the run wrote no table; its log is above")
+        deployment.run(home / "app", simulated=0 if options.deployment else len(homes))
+        if not options.out.exists():
+            raise ProtocolError("the run wrote no table; its log is above")
+        shutil.move(options.out, out)
     say("demo", f"everything: {time.perf_counter() - start:.0f} s")
 
 
@@ -90,6 +76,7 @@ def _config(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "workload": options.workload,
         "records_per_person": 1,
         "max_model_mb": 80.0,
+        "colluding": options.colluding,
         "domain": str(options.domain.resolve()),
         "clients": options.clients,
         "folder": str(folder),
@@ -97,36 +84,6 @@ def _config(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "timeout": options.timeout,
         "out": str(options.out.resolve()),
     }
-
-
-@contextmanager
-def _process(name: str, arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> Iterator[None]:
-    """A process, and what it starts, in a group of their own, which ends with the block."""
-    with log.open("wb") as file:
-        process = subprocess.Popen(
-            [str(_BIN / name), *arguments], env=environment, stdout=file, stderr=file, start_new_session=True
-        )
-    try:
-        yield
-    finally:
-        for ending in (signal.SIGTERM, signal.SIGKILL):
-            try:
-                os.killpg(process.pid, ending)
-                process.wait(10)
-            except (ProcessLookupError, subprocess.TimeoutExpired):
-                continue
-
-
-def _await(address: str, timeout: float) -> None:
-    host, _, port = address.partition(":")
-    end = time.monotonic() + timeout
-    while time.monotonic() < end:
-        try:
-            socket.create_connection((host, int(port)), 1).close()
-            return
-        except OSError:
-            time.sleep(0.2)
-    raise ProtocolError(f"SuperLink: does not listen on {address} after {timeout:g} s")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -142,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     for command in (app, demo):
         command.add_argument("--clients", type=int, default=10)
         command.add_argument("--least", type=int, default=3, help="so many clients must stand behind every sum")
+        command.add_argument("--colluding", type=int, default=1, help="so many clients may help a curious server")
         command.add_argument("--epsilon", type=float, default=1.0)
         command.add_argument("--delta", type=float, default=1e-5)
         command.add_argument("--rounds", type=int, default=5)

@@ -2,10 +2,12 @@
 
 ``flwr run`` finds them by the ``pyproject.toml`` that ``python -m marginal_sdg.flower app`` writes. Its run config has
 FLAIM's parameters and the files for the domain and the synthetic table. The config that a SuperNode is started with has
-the client's ``table`` and ``domain``, and its own ``epsilon``, ``delta`` and ``least`` if it has limits. A simulated
-client, which has no config, finds ``table.csv`` and ``domain.yaml`` in ``folder``/number.
+the client's ``table`` and ``domain``, and its own ``epsilon``, ``delta``, ``least`` and ``colluding`` if it has limits.
+A simulated client, which has no config, finds ``table.csv`` and ``domain.yaml`` in ``folder``/number.
 
-All noise comes from the operating system, so no run repeats another.
+The clients add all noise, from the operating system's randomness. What a client has spent and answered is in its
+``ledger``, by default a file beside its table, and what the server has been answered in a journal beside the synthetic
+table. So a run that has ended early goes on when it is run again, and one that is done is not paid for twice.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ from marginal_sdg.encoding import Table
 from marginal_sdg.errors import ConfigError, MarginalSDGError, ProtocolError
 from marginal_sdg.federations import FLAIM
 from marginal_sdg.flower import quiet
-from marginal_sdg.flower.messages import Fields
+from marginal_sdg.flower.journal import Journal
+from marginal_sdg.flower.kept import kept
+from marginal_sdg.flower.messages import WHO, Fields, take
 from marginal_sdg.flower.node import Node
 from marginal_sdg.flower.remote_clients import RemoteFederation
 from marginal_sdg.privacy.budget import Budget
@@ -45,6 +49,7 @@ PARAMETERS = (
     "workload",
     "records_per_person",
     "max_model_mb",
+    "colluding",
 )
 
 server = ServerApp()
@@ -52,36 +57,51 @@ client = ClientApp()
 
 
 class FlowerWire:
-    """Flower's grid, with its nodes numbered from 0 by their ids."""
+    """Flower's grid, with its nodes numbered from 0 by their ids, or as they were when the fit was begun."""
 
-    def __init__(self, grid: Grid, clients: int, timeout: float) -> None:
+    def __init__(self, grid: Grid, clients: int, timeout: float, journal: Journal) -> None:
         self._grid = grid
+        self._clients = clients
         self._timeout = timeout
-        self._nodes = self._met(clients)
-        self._numbers = {node: k for k, node in enumerate(self._nodes)}
+        nodes = self._met(needed=1 if journal.resumed else clients)
+        self._nodes: dict[int, int] = {}
+        if journal.found:
+            said = self._sent({node: {"kind": WHO, "fit": journal.fit} for node in nodes})
+            numbers = {take(answer, "client", int): node for node, answer in said.items() if "client" in answer}
+            self._nodes = {k: node for k, node in numbers.items() if 0 <= k < clients}
+        if not journal.resumed:
+            free = [k for k in range(clients) if k not in self._nodes]
+            others = [node for node in nodes if node not in self._nodes.values()]
+            self._nodes.update(zip(free, others, strict=False))
 
-    def _met(self, clients: int) -> list[int]:
+    def _met(self, needed: int) -> list[int]:
         end = time.monotonic() + self._timeout
-        while len(nodes := sorted(self._grid.get_node_ids())) < clients:
-            if time.monotonic() > end:
+        while len(nodes := sorted(self._grid.get_node_ids())) < self._clients:
+            if time.monotonic() > end and len(nodes) < needed:
                 raise ProtocolError(
-                    f"clients: {len(nodes)} of {clients} are there after {self._timeout:g} s; start the rest"
+                    f"clients: {len(nodes)} of {self._clients} are there after {self._timeout:g} s; start the rest"
                 )
+            if time.monotonic() > end:
+                break
             time.sleep(0.5)
-        return nodes[:clients]
+        return nodes
 
     def __len__(self) -> int:
-        return len(self._nodes)
+        return self._clients
 
     def ask(self, questions: Mapping[int, Fields]) -> dict[int, Fields]:
         """Who does not answer within the timeout, or whose app fails, is missing."""
+        answers = self._sent({self._nodes[k]: fields for k, fields in questions.items() if k in self._nodes})
+        return {k: answers[node] for k, node in self._nodes.items() if node in answers}
+
+    def _sent(self, questions: Mapping[int, Fields]) -> dict[int, Fields]:
         sent = [
-            Message(RecordDict({_RECORD: ConfigRecord(dict(fields))}), self._nodes[k], "query")
-            for k, fields in questions.items()
+            Message(RecordDict({_RECORD: ConfigRecord(dict(fields))}), node, "query")
+            for node, fields in questions.items()
         ]
         replies = self._grid.send_and_receive(sent, timeout=self._timeout)
         return {
-            self._numbers[reply.metadata.src_node_id]: dict(reply.content.config_records[_RECORD])
+            reply.metadata.src_node_id: dict(reply.content.config_records[_RECORD])
             for reply in replies
             if not reply.has_error()
         }
@@ -104,10 +124,16 @@ def _synthesise(grid: Grid, config: Mapping[str, Any]) -> None:
             f"{missing[0]}: is missing in the app's config; write it anew with python -m marginal_sdg.flower app"
         )
     terms: dict[str, Any] = {name: config[name] for name in PARAMETERS}
-    flaim = FLAIM(Domain.load(config["domain"]), secagg="masks", on_event=_tell, **terms)
+    domain, clients, least = Domain.load(config["domain"]), int(config["clients"]), int(config["least"])
+    flaim = FLAIM(domain, secagg="masks", noise="clients", on_event=_tell, **terms)
     flaim.check()
-    wire = FlowerWire(grid, int(config["clients"]), float(config["timeout"]))
-    flaim.fit(RemoteFederation(wire, int(config["least"])))
+    about = {**terms, "domain": domain.to_dict(), "clients": clients, "least": least}
+    journal = Journal(Path(f"{config['out']}.journal"), about)
+    if journal.resumed:
+        _say(f"goes on after {journal.resumed} answered questions")
+    wire = FlowerWire(grid, clients, float(config["timeout"]), journal)
+    flaim.fit(RemoteFederation(wire, least, journal))
+    journal.keep()
     synthetic = flaim.sample()
     synthetic.to_csv(config["out"], index=False)
     received = flaim.communication_["client_received_wire_bytes"] / 1e3
@@ -130,29 +156,33 @@ def _say(text: str) -> None:
 
 @client.query()  # type: ignore[untyped-decorator]
 def query(message: Message, context: Context) -> Message:
-    """Answer one question. Flower keeps the client's state, on the client's side, between two of them."""
-    kept = context.state.config_records
-    state = dict(kept[_RECORD]) if _RECORD in kept else {}
+    """Answer one question; the client's ledger is on disk before the answer leaves."""
     try:
-        node = _node(context.node_config, context.run_config, state)
-        answer = node.answer(dict(message.content.config_records[_RECORD]))
+        files = _files(context.node_config, context.run_config)
+        with kept(Path(files["ledger"])) as state:
+            node = _node(files, context.node_config, context.run_config, state)
+            answer = node.answer(dict(message.content.config_records[_RECORD]))
     except (MarginalSDGError, OSError) as error:
         answer = {"error": str(error)}
-    kept[_RECORD] = ConfigRecord(state)
     return Message(RecordDict({_RECORD: ConfigRecord(answer)}), reply_to=message)
 
 
-def _node(config: Mapping[str, Any], run: Mapping[str, Any], state: dict[str, Any]) -> Node:
-    files = dict(config)
+def _files(config: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, str]:
+    files = {name: str(config[name]) for name in ("table", "domain", "ledger") if name in config}
     if "table" not in config and "partition-id" in config:
         home = Path(run["folder"]) / str(config["partition-id"])
         files = {"table": str(home / "table.csv"), "domain": str(home / "domain.yaml")}
     for name in ("table", "domain"):
         if name not in files:
             raise ConfigError(f"{name}: is missing in the node's config; start flower-supernode with --node-config")
-    agreed = {name: config.get(name, run[name]) for name in ("epsilon", "delta", "least")}
+    return {"ledger": f"{files['table']}.ledger", **files}
+
+
+def _node(files: Mapping[str, str], config: Mapping[str, Any], run: Mapping[str, Any], state: dict[str, Any]) -> Node:
+    agreed = {name: config.get(name, run[name]) for name in ("epsilon", "delta", "least", "colluding")}
     limit = Budget(float(agreed["epsilon"]), float(agreed["delta"]))
-    return Node(_table(files["table"], files["domain"]), limit, int(agreed["least"]), Source.system(), state)
+    table, least, colluding = _table(files["table"], files["domain"]), int(agreed["least"]), int(agreed["colluding"])
+    return Node(table, limit, least, Source.system(), state, colluding)
 
 
 @lru_cache(maxsize=16)

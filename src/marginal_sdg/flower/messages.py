@@ -18,7 +18,7 @@ Value = int | float | str | bytes | list[int] | list[bytes]
 Fields = Mapping[str, Value]
 Floats = npt.NDArray[np.float64]
 
-ENROL, SELECT, KEYS, SHARES, MASKED, UNMASK = ("enrol", "select", "keys", "shares", "masked", "unmask")
+WHO, ENROL, SELECT, KEYS, SHARES, MASKED, UNMASK = ("who", "enrol", "select", "keys", "shares", "masked", "unmask")
 
 
 class Wire(Protocol):

@@ -1,7 +1,9 @@
 """A client at home: it answers the server's questions from its own table, and pays for each from its own ledger.
 
 Whatever asks keeps the ``state`` between two answers: plain values, which hold what was spent and, while a secure sum
-is being made, its secrets; they must not leave the client. The client works out weights, thresholds and costs for
+is being made, its secrets; they must not leave the client. Asked again what it was asked last, the client says what it
+has said, and neither pays nor draws again: a server that was killed may not have heard it. One state is for one fit, so
+that what a client agrees to spend it spends once. The client works out weights, thresholds and costs for
 itself, takes part in no sum of fewer than ``least`` clients, and answers nothing that would exceed the budget it has
 agreed to. Where the clients add the noise on sums, it opens none with less noise than it has paid for; in a cohort of
 more than 32 it takes the server's word for how many have stayed.
@@ -36,6 +38,7 @@ from marginal_sdg.flower.messages import (
     SELECT,
     SHARES,
     UNMASK,
+    WHO,
     Fields,
     Value,
     floats,
@@ -69,7 +72,11 @@ class Node:
 
     def answer(self, question: Fields) -> dict[str, Value]:
         """The answer, or one line ``error``; of the table, errors tell nothing that is not in its domain file."""
-        answers: dict[str, Callable[[Fields], dict[str, Value]]] = {ENROL: self._enrol, SELECT: self._select}
+        answers: dict[str, Callable[[Fields], dict[str, Value]]] = {
+            WHO: self._who,
+            ENROL: self._enrol,
+            SELECT: self._select,
+        }
         try:
             kind = take(question, "kind", str)
             if kind in STEPS:
@@ -84,12 +91,19 @@ class Node:
 
     # -- what the fit is about ---------------------------------------------------------------------------------
 
+    def _who(self, question: Fields) -> dict[str, Value]:
+        """The number that this client was enrolled under in a fit; -1 in one that it does not know."""
+        known = "terms" in self.state and self._terms["fit"] == take(question, "fit", str)
+        return {"client": self._terms["client"] if known else -1}
+
     def _enrol(self, question: Fields) -> dict[str, Value]:
         """Agree to a fit, and draw the noisy size; asked again, say it again."""
         terms = take(question, "terms", str)
         if "terms" in self.state:
             if self.state["terms"] != terms:
-                raise ProtocolError("enrol: this client takes part in another fit of this run already")
+                raise ProtocolError(
+                    "enrol: what this client may spend is for another fit; to spend as much again, name it a new ledger"
+                )
             return {"size": self.state["size"]}
         asked = from_json(question, "terms")
         if Domain.from_dict(asked["domain"]) != self.table.domain:
@@ -142,7 +156,9 @@ class Node:
     # -- select ------------------------------------------------------------------------------------------------
 
     def _select(self, question: Fields) -> dict[str, Value]:
-        """Pick one candidate; the pick stays here until votes are summed."""
+        """Pick one candidate, once a round; the pick stays here until votes are summed."""
+        if self.state.get("round") == take(question, "round", int):
+            return {}
         places = np.array(take(question, "places", list), dtype=np.int64)
         workload, variant = self._workload, self._variant
         if not len(places) or not ((places >= 0) & (places < len(workload.closure))).all():
@@ -163,7 +179,7 @@ class Node:
             by="client",
         )
         self._pay(ledger)
-        self.state["pick"] = int(places[choice])
+        self.state.update(pick=int(places[choice]), round=step.index)
         return {}
 
     def _reference(self, data: bytes) -> dict[tuple[str, ...], Any]:
@@ -176,13 +192,15 @@ class Node:
     def _step(self, kind: str, question: Fields) -> dict[str, Value]:
         """One step of the secure sums that are being made at once, in the order of ``sums``.
 
-        A client can be built again from its key and the messages it has had; no step is ever done twice, so no mask
-        hides two vectors.
+        A client can be built again from its key and the messages it has had; no step is ever done with two messages,
+        so no mask hides two vectors.
         """
         sums, answers = take(question, "sums", list), []
         if kind == KEYS:
-            for name in [name for name in self.state if name.startswith("sum-")]:
-                del self.state[name]  # given up by the server
+            for name in [
+                name for name in self.state if name.startswith("sum-") and int(name.split("-")[1]) not in sums
+            ]:
+                del self.state[name]  # done, or given up by the server
         given = take(question, "messages", list) if kind != KEYS else [b""] * len(sums)
         specs = from_json(question, "specs") if kind == SHARES else [None] * len(sums)
         for number, message, spec in zip(sums, given, specs, strict=True):
@@ -190,13 +208,24 @@ class Node:
         return {"messages": answers}
 
     def _one(self, kind: str, number: int, message: bytes, spec: dict[str, Any] | None) -> bytes:
-        key, heard, about = (f"sum-{number}-{part}" for part in ("key", "heard", "about"))
-        if kind == KEYS:
-            self.state[key], self.state[heard] = self.source.key(), []
-            return self._masking(key, None, 0).advertise()
-        said: list[bytes] = take(self.state, heard, list) if heard in self.state else []
-        if key not in self.state or len(said) != STEPS.index(kind) - 1:
+        key, heard, about, said = (f"sum-{number}-{part}" for part in ("key", "heard", "about", "said"))
+        past: list[bytes] = take(self.state, heard, list) if heard in self.state else []
+        if past[STEPS.index(kind) :] == [message] and (spec is None or self.state[about] == json.dumps(spec)):
+            return bytes(take(self.state, said, bytes))
+        if len(past) != STEPS.index(kind):
             raise ProtocolError(f"secure aggregation: {kind!r} is not the next step of sum {number}; start it anew")
+        answer = self._new(kind, number, message, spec, past)
+        self.state.update({heard: [*past, message], said: answer})
+        if kind == UNMASK:
+            for name in (key, about):
+                del self.state[name]
+        return answer
+
+    def _new(self, kind: str, number: int, message: bytes, spec: dict[str, Any] | None, past: list[bytes]) -> bytes:
+        key, about = (f"sum-{number}-{part}" for part in ("key", "about"))
+        if kind == KEYS:
+            self.state[key] = self.source.key()
+            return self._masking(key, None, 0).advertise()
         if kind == SHARES:
             assert spec is not None
             self._enough(spec["cohort"])
@@ -208,18 +237,13 @@ class Node:
         spec = from_json(self.state, about)
         pieces, length, bound = self._vector(spec) if kind == MASKED else ({}, 0, 1)
         client = self._masking(key, spec["cohort"], length, pieces, bound)
-        for step, earlier in zip((client.share, client.mask), said, strict=False):
+        for step, earlier in zip((client.share, client.mask), past[1:], strict=False):
             step(earlier)
         if kind == UNMASK:
             self._enough(1 + _entries(message))  # neighbours that stayed
             if self._noise is not None and topology(spec["cohort"])[0] == spec["cohort"] - 1:
                 enough(1 + _entries(message), self._noise.needed(spec["cohort"]))
-        answer = {SHARES: client.share, MASKED: client.mask, UNMASK: client.unmask}[kind](message)
-        self.state[heard] = [*said, message]
-        if kind == UNMASK:
-            for name in (key, heard, about):
-                del self.state[name]
-        return answer
+        return {SHARES: client.share, MASKED: client.mask, UNMASK: client.unmask}[kind](message)
 
     def _masking(self, key: str, cohort: int | None, length: int, pieces: Any = None, bound: int = 1) -> MaskingClient:
         threshold = topology(cohort)[1] if cohort else 1

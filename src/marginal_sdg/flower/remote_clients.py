@@ -26,6 +26,7 @@ from marginal_sdg.crypto.secagg import HEADER_BYTES, ID_BYTES, LARGEST, enough, 
 from marginal_sdg.crypto.traffic import Traffic
 from marginal_sdg.domain import Clique
 from marginal_sdg.errors import ConfigError, ProtocolError
+from marginal_sdg.flower.journal import Journal
 from marginal_sdg.flower.messages import (
     ENROL,
     KEYS,
@@ -49,10 +50,19 @@ from marginal_sdg.workload import Workload
 
 @dataclass(frozen=True)
 class RemoteFederation:
-    """Clients at the other end of ``wire``; ``least`` of them must stand behind every sum."""
+    """Clients at the other end of ``wire``; ``least`` of them must stand behind every sum.
+
+    ``journal``: keeps what they answer, so that the fit can be started again; then they must add the noise.
+    """
 
     wire: Wire
     least: int = 2
+    journal: Journal | None = None
+
+    @property
+    def public(self) -> Source | None:
+        """The journal's."""
+        return None if self.journal is None else self.journal.source()
 
     def recruit(
         self,
@@ -68,6 +78,8 @@ class RemoteFederation:
             raise ProtocolError(f"clients: {len(self.wire)} are there, and {self.least} must stand behind every sum")
         if colluding is not None and self.least <= colluding:
             raise ConfigError(f"colluding: {colluding} of least={self.least} clients leave none to add noise; lower it")
+        if colluding is None and self.journal is not None:
+            raise ConfigError("noise: the server's would be drawn again by a server that goes on; it must be 'clients'")
         noise = None if colluding is None else SumNoise(colluding, self.least)
         return RemoteClients(self, workload, variant, budget, group, source, noise)
 
@@ -91,6 +103,7 @@ class RemoteClients:
         self.traffic = Traffic(len(federation.wire))
         self._wire = federation.wire
         self._least = federation.least
+        self._journal = federation.journal
         self._workload = workload
         self._variant = variant
         self._source = source
@@ -98,6 +111,7 @@ class RemoteClients:
         self._sums = 0
         self._sizes: list[float] = []
         self._terms: dict[str, Any] = {
+            "fit": "" if federation.journal is None else federation.journal.fit,
             "domain": workload.domain.to_dict(),
             "cliques": workload.cliques,
             "weights": workload.weights,
@@ -117,7 +131,7 @@ class RemoteClients:
         sent: dict[int, Fields] = {k: {"kind": kind, **fields} for k, fields in questions.items()}
         for k, fields in sent.items():
             self.traffic.to_clients("wire", [k], size_of(fields))
-        answers = self._wire.ask(sent)
+        answers = self._wire.ask(sent) if self._journal is None else self._journal.ask(kind, sent, self._wire)
         for k, fields in answers.items():
             self.traffic.to_server("wire", [k], size_of(fields))
             if "error" in fields:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any
 
 from ..errors import BudgetError
 from .budget import Budget
+from .durable import locked, replace_file
 from .ledger import Charge, Ledger
 from .noise import Source
 
@@ -65,7 +65,7 @@ class LedgerFile:
                     "rho": str(budget.rho),
                 }
             )
-            self._write(state)
+            replace_file(self.path, json.dumps(state, indent=1))
 
     def _read(self) -> dict[str, Any]:
         if not self.path.exists():
@@ -92,29 +92,10 @@ class LedgerFile:
             raise BudgetError(f"{self.path}: protects people with {group} records, not {self.group}; make them equal")
         return state
 
-    def _write(self, state: dict[str, Any]) -> None:
-        """Replace the file; on disk before this returns."""
-        temporary = self.path.with_name(f".{self.path.name}.new")
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(state, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.path)
-        folder = os.open(self.path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Alone with the file, until the process ends at the latest."""
-        import fcntl
-
-        lock = self.path.with_name(f".{self.path.name}.lock")
         try:
-            with lock.open("a") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
+            with locked(self.path):
                 yield
         except OSError as error:
             raise BudgetError(f"{self.path}: cannot be written ({error.strerror})") from None

@@ -1,0 +1,38 @@
+"""Files that a crash leaves whole, and that two processes do not change at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Replace what is in a file, for the owner's eyes only; on disk before this returns. ``OSError`` leaves the old."""
+    temporary = path.with_name(f".{path.name}.new")
+    try:
+        temporary.touch(mode=0o600)
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Alone with the file, until the process ends at the latest."""
+    import fcntl
+
+    with path.with_name(f".{path.name}.lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
