@@ -286,6 +286,8 @@ def test_every_mechanism_has_a_trust_model() -> None:
         trust = trust_of(kind)
         assert trust.protected and trust.not_promised and trust.assuming
     assert trust_of(MWEM) is trust_of(AIM)
+    assert "the server, also with" in trust_of(FLAIM, "clients").protected
+    assert trust_of(FLAIM, "server") is trust_of(FLAIM)
     with pytest.raises(KeyError, match="int: no trust model"):
         trust_of(int)
     estimators = {n for n in marginal_sdg.__all__ if hasattr(getattr(marginal_sdg, n), "fit")}

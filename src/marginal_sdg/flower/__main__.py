@@ -45,7 +45,7 @@ def _demonstrate(options: argparse.Namespace) -> None:
         for own in homes if options.deployment else ():
             deployment.node(own)
         say("demo", f"{len(homes)} clients, " + ("each a SuperNode of its own" if options.deployment else "simulated"))
-        deployment.run(home / "app", simulated=0 if options.deployment else len(homes))
+        deployment.run(home / "app", simulated=0 if options.deployment else len(homes)).wait()
         if not options.out.exists():
             raise ProtocolError("the run wrote no table; its log is above")
         shutil.move(options.out, out)

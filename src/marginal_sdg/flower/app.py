@@ -136,10 +136,9 @@ def _synthesise(grid: Grid, config: Mapping[str, Any]) -> None:
     journal.keep()
     synthetic = flaim.sample()
     synthetic.to_csv(config["out"], index=False)
-    received = flaim.communication_["client_received_wire_bytes"] / 1e3
-    sent = flaim.communication_["client_sent_wire_bytes"] / 1e3
+    received, sent = (flaim.communication_[f"client_{done}_wire_bytes"] for done in ("received", "sent"))
     _say(f"spent epsilon {flaim.ledger.epsilon():.4g} on {len(flaim.ledger.charges)} releases")
-    _say(f"a client sent {sent:.0f} kB and received {received:.0f} kB")
+    _say(f"a client sent {sent:,.0f} bytes and received {received:,.0f}")
     _say(f"{len(synthetic)} synthetic rows in {config['out']}")
 
 

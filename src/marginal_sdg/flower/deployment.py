@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from types import TracebackType
 
@@ -54,7 +55,8 @@ class Deployment:
         """Start the SuperLink, for ``nodes`` of their own or for a simulation."""
         own = self._identities / _HOST
         files = ["--ssl-certfile", own / CERTIFICATE, "--ssl-keyfile", own / KEY, "--ssl-ca-certfile", own / AUTHORITY]
-        kind = ["--enable-supernode-auth"] if nodes else ["--simulation"]
+        known = ["--enable-supernode-auth", "--database", str(self._home / "superlink.db")]
+        kind = known if nodes else ["--simulation"]
         arguments = [*map(str, files), *kind, "--host", _HOST, "--port", self.address.partition(":")[2]]
         process = self._start(
             "flower-superlink", [*arguments, "--disable-runtime-dependency-installation"], "superlink"
@@ -87,10 +89,11 @@ class Deployment:
         arguments += ["--auth-supernode-private-key", str(key), "--port", str(free_ports(1)[0])]
         return self._start("flower-supernode", [*arguments, "--node-config", config.strip()], name)
 
-    def run(self, app: Path, *, simulated: int = 0) -> None:
-        """``flwr run``, with what it says here, to its end."""
+    def run(self, app: Path, *, simulated: int = 0, log: Path | None = None) -> subprocess.Popen[bytes]:
+        """Start ``flwr run``; what the server says comes here, or into ``log``."""
         words = ["--federation-config", f"num-supernodes={simulated}"] if simulated else []
-        subprocess.run([_BIN / "flwr", "run", app, _LINK, "--stream", *words], env=self._environment)
+        command = [str(_BIN / "flwr"), "run", str(app), _LINK, "--stream", *words]
+        return self._begin(command, log)
 
     def _flwr(self, *words: str) -> None:
         done = subprocess.run([_BIN / "flwr", *words], env=self._environment, capture_output=True, text=True)
@@ -98,10 +101,11 @@ class Deployment:
             raise ProtocolError(f"flwr {' '.join(words[:2])}: {(done.stderr or done.stdout).strip()}")
 
     def _start(self, name: str, arguments: Sequence[str], log: str) -> subprocess.Popen[bytes]:
-        with (self._home / f"{log}.log").open("ab") as file:
-            process = subprocess.Popen(
-                [str(_BIN / name), *arguments], env=self._environment, stdout=file, stderr=file, start_new_session=True
-            )
+        return self._begin([str(_BIN / name), *arguments], self._home / f"{log}.log")
+
+    def _begin(self, command: Sequence[str], log: Path | None) -> subprocess.Popen[bytes]:
+        with nullcontext() if log is None else log.open("ab") as file:
+            process = subprocess.Popen(command, env=self._environment, stdout=file, stderr=file, start_new_session=True)
         self._processes.append(process)
         return process
 

@@ -79,7 +79,7 @@ def gather(
     return Facts(
         type(synthesizer).__name__,
         Spending.of(synthesizer.ledger.to_dict()),
-        trust_of(type(synthesizer)),
+        trust_of(type(synthesizer), getattr(synthesizer, "noise", None)),
         model.total,
         len(rows),
         tuple(Column.of(a, tables, measurements, model.total, errors.get((a.name,))) for a in rows.domain.attributes),

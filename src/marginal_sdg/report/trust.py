@@ -49,6 +49,16 @@ FEDERATION = Trust(
         "That a client's participation is hidden.",
     ),
 )
+OWN_NOISE = Trust(
+    "each client holds its own records",
+    "the clients: on sums each a part, before the server can see them",
+    "each record, from everyone who sees the output, and from the server, also with `colluding` clients that help it",
+    (_FOLLOWS, "Secure aggregation shows the server sums only, and no more clients help it than `colluding`."),
+    (
+        "Anything against a server that puts its own keys in place of the clients', or lies about who has stayed.",
+        "That a client's participation is hidden.",
+    ),
+)
 SHARES = Trust(
     "three servers hold the clients' answers in secret shares",
     "the three servers, each a part",
@@ -90,8 +100,13 @@ _BY_CLASS = {
 }
 
 
-def trust_of(kind: type) -> Trust:
-    """The trust model of an estimator's class, or of the one that it derives from; KeyError where there is none."""
+def trust_of(kind: type, noise: str | None = None) -> Trust:
+    """The trust model of an estimator's class, or of the one that it derives from; KeyError where there is none.
+
+    ``noise``: FLAIM's parameter, which says who adds it.
+    """
+    if noise == "clients":
+        return OWN_NOISE
     for known in kind.__mro__:
         if known.__name__ in _BY_CLASS:
             return _BY_CLASS[known.__name__]
