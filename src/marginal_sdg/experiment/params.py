@@ -40,7 +40,7 @@ VARIANTS: dict[str, str] = {
     "AugFLAIM (Census)": "census",
 }
 OF_CLIENTS = ("participation", "client_level", "clients", "partition", "partition_seed")  # of no use to a curator
-OF_FLAIM = ("local_steps", "secagg", "cohort", "min_cohort")
+OF_FLAIM = ("local_steps", "secagg", "cohort", "min_cohort", "noise")
 OF_DISTAIM = ("weighting", "engine")
 OF_FHAIM = ("score", "upload", "max_records", "engine", "release")
 OF_CTGAN = ("epochs",)
@@ -104,6 +104,7 @@ class RunParams(BaseModel):
     secagg: Literal["ideal", "masks"] | None = None
     cohort: Literal["padded", "per_query"] | None = None
     min_cohort: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    noise: Literal["server", "clients"] | None = None
     weighting: Literal["records", "equal"] | None = None
     score: Literal["l2", "l2_squared", "l1_exact", "l1_poly"] | None = None
     upload: Literal["records", "marginals"] | None = None
