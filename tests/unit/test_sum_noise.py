@@ -81,17 +81,20 @@ def renyi(parts: int, part: float, alphas: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("per_part", [Fraction(1), Fraction(2), Fraction(9)])
 def test_what_honest_survivors_add_protects_as_much_as_is_charged(cohort, per_part):
     alphas, noise = np.linspace(1.01, 12, 25), SumNoise(1, 2)
-    honest = noise.honest(cohort)
+    honest = noise.needed(cohort) - 1
     paid = honest * per_part
+    assert noise.honest(cohort, paid) == (honest if per_part >= 2 else max(honest // 2, 1))
     part = float(noise.variance(paid, cohort, 1))
+    honest = noise.honest(cohort, paid)
     assert renyi(honest, part, alphas).max() <= float(1 / (2 * paid)) * (1 + 1e-6)
-    wrong = float(paid / cohort)  # as if nobody could leave or collude
+    wrong = float(paid / honest / 1.5)  # as if half as many again were counted on
     assert renyi(honest, wrong, alphas).max() > float(1 / (2 * paid)) * 1.2
 
 
 def test_as_many_are_counted_as_must_stay_and_do_not_collude():
     assert [NOISE.needed(size) for size in (3, 4, 9, 10, 100)] == [3, 3, 6, 7, 67]
-    assert [NOISE.honest(size) for size in (3, 9, 100)] == [1, 4, 65]
+    assert [NOISE.honest(size, Fraction(1000)) for size in (3, 9, 100)] == [1, 4, 65]
+    assert [NOISE.honest(100, Fraction(paid)) for paid in (130, 129, 24, 2, 1)] == [65, 64, 12, 1, 1]
     assert SumNoise(1, 5).needed(6) == 5
     assert NOISE.variance(PAID, 9, 7) == 7 * part_variance(PAID, 5)
 

@@ -42,13 +42,17 @@ class SumNoise:
         """How many of a cohort's vectors must arrive: two thirds, as the masks want of small cohorts, and ``least``."""
         return max(cohort - int(DROPOUTS * cohort), self.least)
 
-    def honest(self, cohort: int) -> int:
-        """Parts of noise that are in every sum which is unmasked, and that the server does not know."""
-        return self.needed(cohort) - self.colluding
+    def honest(self, cohort: int, paid: Fraction) -> int:
+        """Parts that are counted on: in every sum which is unmasked, and unknown to the server.
+
+        Fewer where ``paid`` is so small that a part's variance would be below 2: sums of integers that are nearly all
+        0 are no discrete Gaussian. Then each part is as large as those few need.
+        """
+        return min(self.needed(cohort) - self.colluding, max(int(paid / 2), 1))
 
     def variance(self, paid: Fraction, cohort: int, survivors: int) -> Fraction:
         """Of a sum's noise, per cell, where ``paid`` is charged."""
-        return survivors * part_variance(paid, self.honest(cohort) + 1)
+        return survivors * part_variance(paid, self.honest(cohort, paid) + 1)
 
     def add(
         self, pieces: Mapping[int, Counts], ends: Sequence[int], paid: Fraction, cohort: int, ledger: Ledger
@@ -64,7 +68,7 @@ class SumNoise:
             [piece[:-2] for piece in whole],
             paid,
             per_record=max(len(pieces), 1),
-            honest=self.honest(cohort),
+            honest=self.honest(cohort, paid),
             what="part of a sum",
             by="client",
         )
