@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+from importlib.util import find_spec
+from types import SimpleNamespace
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 
 from marginal_sdg import FLAIM, Budget
+from marginal_sdg.crypto.identity import issue
 from marginal_sdg.errors import ConfigError, ProtocolError
+from marginal_sdg.flower import deployment
 from marginal_sdg.flower.journal import Journal
 from marginal_sdg.flower.kept import from_line, kept, to_line
 from marginal_sdg.flower.node import Node
@@ -195,3 +201,61 @@ def test_a_state_in_a_file_is_the_state_and_a_full_disk_keeps_the_answer_back(tm
         path.write_text(damage)
         with pytest.raises(ProtocolError, match="cannot be read as a client's ledger"), kept(path):
             pass
+
+
+@pytest.mark.skipif(find_spec("flwr") is None, reason="Flower is not installed (extra flower, Python 3.11 or newer)")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what Flower imports
+def test_nodes_are_numbered_as_they_were_whatever_flower_calls_them(tmp_path, monkeypatch):
+    from marginal_sdg.flower import app
+
+    def message(content, node, kind):  # Flower's own needs a run
+        return SimpleNamespace(metadata=SimpleNamespace(dst_node_id=node))
+
+    monkeypatch.setattr(app, "Message", message)
+
+    class Grid:
+        """Nodes by their ids; ``knows``: the numbers of those that were enrolled."""
+
+        def __init__(self, nodes, knows):
+            self.nodes, self.knows = nodes, knows
+
+        def get_node_ids(self):
+            return self.nodes
+
+        def send_and_receive(self, messages, *, timeout):
+            return [self._reply(message.metadata.dst_node_id) for message in messages]
+
+        def _reply(self, node):
+            record = {"marginal_sdg": {"client": self.knows.get(node, -1)}}
+            return SimpleNamespace(
+                metadata=SimpleNamespace(src_node_id=node),
+                has_error=lambda: False,
+                content=SimpleNamespace(config_records=record),
+            )
+
+    path = tmp_path / "journal"
+    fresh = app.FlowerWire(Grid([70, 50, 60], {}), 3, 0.1, Journal(path, TERMS))
+    assert set(fresh.ask({k: {"kind": "who"} for k in range(3)})) == {0, 1, 2}
+    assert fresh._nodes == {0: 50, 1: 60, 2: 70}
+    with pytest.raises(ProtocolError, match="clients: 2 of 3 are there"):
+        app.FlowerWire(Grid([50, 60], {}), 3, 0.1, Journal(tmp_path / "other", TERMS))
+    started = app.FlowerWire(Grid([1, 2, 60], {60: 1}), 3, 0.1, Journal(path, TERMS))  # nothing was answered yet
+    assert started._nodes == {1: 60, 0: 1, 2: 2}
+    journal = Journal(path, TERMS)
+    journal.ask("enrol", {0: {}}, SimpleNamespace(ask=lambda questions: {0: {"size": 3}}))
+    journal.keep()
+    again = app.FlowerWire(
+        Grid([1, 2, 90], {90: 1, 2: 0}), 3, 0.1, Journal(path, TERMS)
+    )  # 1 is a stranger, and 2 is lost
+    assert again._nodes == {1: 90, 0: 2} and len(again) == 3
+    assert set(again.ask({k: {"kind": "who"} for k in range(3)})) == {0, 1}
+
+
+def test_a_node_has_its_certified_key_in_the_form_that_flower_reads(tmp_path):
+    issue(tmp_path, ["node-0"])
+    deployment._for_ssh(tmp_path / "node-0" / "key.pem", tmp_path / "node-0" / "ssh")
+    private = serialization.load_ssh_private_key((tmp_path / "node-0" / "ssh").read_bytes(), None)
+    public = serialization.load_ssh_public_key((tmp_path / "node-0" / "ssh.pub").read_bytes())
+    certificate = x509.load_pem_x509_certificate((tmp_path / "node-0" / "certificate.pem").read_bytes())
+    assert private.public_key() == public == certificate.public_key()
+    assert (tmp_path / "node-0" / "ssh").stat().st_mode & 0o777 == 0o600
