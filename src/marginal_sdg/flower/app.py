@@ -109,12 +109,12 @@ class FlowerWire:
 
 @server.main()  # type: ignore[untyped-decorator]
 def main(grid: Grid, context: Context) -> None:
-    """Run FLAIM and write the synthetic table; an error is one line and ends the run."""
+    """Run FLAIM and write the synthetic table; an error is one line, and Flower's own report of it ends the run."""
     try:
         _synthesise(grid, context.run_config)
     except MarginalSDGError as error:
-        sys.stderr.write(f"server: {error}\n")
-        raise SystemExit(1) from None
+        _say(str(error))
+        raise  # at a SystemExit, Flower would send neither its log nor that the run has failed
 
 
 def _synthesise(grid: Grid, config: Mapping[str, Any]) -> None:
