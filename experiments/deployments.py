@@ -61,7 +61,7 @@ def distaim(seed: int) -> pd.DataFrame:
 def flaim(seed: int) -> pd.DataFrame:
     """Ten clients with every tenth record."""
     clients = [ADULT.frame.iloc[place::10] for place in range(10)]
-    terms = {"variant": "census", "rounds": 2, "participation": 0.6, "noise": "clients"}
+    terms: dict[str, Any] = {"variant": "census", "rounds": 2, "participation": 0.6, "noise": "clients"}
     return FLAIM(ADULT.domain, seed=seed, **terms).fit(clients).sample()
 
 
