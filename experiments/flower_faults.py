@@ -36,7 +36,7 @@ from marginal_sdg.flower.project import write_project
 
 TIMEOUT = 40.0  # seconds that the server waits for clients
 LIMIT = 400.0  # seconds for a run
-IDLE = 20.0
+SETTLE, IDLE = 30.0, 20.0  # seconds that nodes have to arrive, and then are watched, before the undisturbed runs
 WIDE = 50_000  # cells
 STEPS = ("keys", "shares", "masked", "unmask")
 Pids = list[int]
@@ -268,7 +268,7 @@ def strangers(stage: Stage) -> str:
 def undisturbed(stage: Stage) -> str:
     """With a relay before every node; how much passes while nothing is asked is measured first."""
     stage.start(relayed=True)
-    time.sleep(30)
+    time.sleep(SETTLE)
     stage.idle = stage.passed(IDLE)
     said = stage.run()
     stage.through = stage.passed(0.0)
@@ -330,16 +330,22 @@ def main() -> None:
     for number, name in enumerate(FAULTS):
         if options.only is None or options.only in name:
             rows[name] = tried(name, Path(tempfile.gettempdir()) / f"flower-faults-{number}")
-            kept = [rows[fault] for fault in FAULTS if fault in rows]
-            pd.DataFrame(kept).to_csv(path, index=False)
-            shown = [{k: v for k, v in row.items() if k not in WIRE} for row in kept]
-            text = HEAD + signed_table("", shown, "python experiments/flower_faults.py", "flwr")
-            (options.out / "faults.md").write_text(text + traffic([row for row in kept if row.get(WIRE[0], 0) > 0]))
+            pd.DataFrame([rows[fault] for fault in FAULTS if fault in rows]).to_csv(path, index=False)
+    kept = [rows[fault] for fault in FAULTS if fault in rows]
+    shown = [{k: v for k, v in row.items() if k not in WIRE} for row in kept]
+    text = HEAD + signed_table("", shown, "python experiments/flower_faults.py", "flwr")
+    (options.out / "faults.md").write_text(text + traffic([row for row in kept if row.get(WIRE[0], 0) > 0]))
 
 
 def traffic(rows: list[dict[str, Any]]) -> str:
     """The bytes of the undisturbed runs."""
-    shown = [{"run": row["fault"], **{name: f"{row[name]:,.0f}" for name in WIRE}} for row in rows]
+    shown = []
+    for row in rows:
+        questions, seconds = 5 + 9 * FAULTS[row["fault"]][2], SETTLE + IDLE + row["wall s"]
+        shown.append({"run": row["fault"], **{name: f"{row[name]:,.0f}" for name in WIRE}})
+        for way in ("out", "in"):
+            beyond = row[f"relay {way}"] - row[f"payload {way}"] - row[f"idle {way}"] * seconds
+            shown[-1][f"Flower's a question {way}"] = f"{beyond / questions:,.0f}"
     return BYTES + markdown_table(shown) if shown else ""
 
 
@@ -348,8 +354,9 @@ BYTES = """
 
 A client's mean, out and in. "relay": what passed a relay before every SuperNode, from its start to the end of the run,
 TLS and HTTP included; "payload": what is in FLAIM's messages, by formula; "idle": a second, while nothing was asked,
-for a SuperNode asks for work all the time. The rest is Flower's: it packs every message with names, types and
-identifiers, fetches the app, and reports a process for each question.
+for a SuperNode asks for work all the time. What is left is Flower's own for each question (it packs messages with
+names, types and identifiers, fetches the app, and reports a process for each): about the same however long the message
+is. So bytes are the formula's where messages are long, and Flower's where they are short.
 
 """
 
