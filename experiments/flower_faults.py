@@ -324,17 +324,27 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "flower")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    path = options.out / "faults.csv"
-    known: list[Any] = pd.read_csv(path).to_dict("records") if path.exists() else []
-    rows: dict[str, dict[str, Any]] = {row["fault"]: row for row in known}
     for number, name in enumerate(FAULTS):
         if options.only is None or options.only in name:
-            rows[name] = tried(name, Path(tempfile.gettempdir()) / f"flower-faults-{number}")
-            pd.DataFrame([rows[fault] for fault in FAULTS if fault in rows]).to_csv(path, index=False)
+            row = tried(name, Path(tempfile.gettempdir()) / f"flower-faults-{number}")
+            write(options.out, {**read(options.out), name: row})
+    write(options.out, read(options.out))
+
+
+def read(out: Path) -> dict[str, dict[str, Any]]:
+    """The rows that there are: several of these scripts may run at once."""
+    path = out / "faults.csv"
+    known: list[Any] = pd.read_csv(path).to_dict("records") if path.exists() else []
+    return {row["fault"]: row for row in known}
+
+
+def write(out: Path, rows: dict[str, dict[str, Any]]) -> None:
+    """Both files."""
     kept = [rows[fault] for fault in FAULTS if fault in rows]
+    pd.DataFrame(kept).to_csv(out / "faults.csv", index=False)
     shown = [{k: v for k, v in row.items() if k not in WIRE} for row in kept]
     text = HEAD + signed_table("", shown, "python experiments/flower_faults.py", "flwr")
-    (options.out / "faults.md").write_text(text + traffic([row for row in kept if row.get(WIRE[0], 0) > 0]))
+    (out / "faults.md").write_text(text + traffic([row for row in kept if row.get(WIRE[0], 0) > 0]))
 
 
 def traffic(rows: list[dict[str, Any]]) -> str:
