@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -44,19 +45,20 @@ class _Federation(Synthesizer):
 
     def _prepare(
         self,
-        clients: Sequence[Records] | Federation,
+        clients: Sequence[Any] | Federation,
         costs: Costs,
         budget: Budget,
         ledger: Ledger | None,
         *,
         private: bool = True,
+        elsewhere: bool = False,
     ) -> tuple[list[Table], Ledger, Source]:
-        """The clients' tables, this fit's ledger, public randomness; all that can be wrong is found first."""
+        """Tables of clients that are here, this fit's ledger, public randomness; what can be wrong is found first."""
         if not 0 < self.participation <= 1:
             raise ConfigError(f"participation: must be above 0 and at most 1, got {self.participation}")
         plan_schedule(self.rounds, costs, budget.rho, self.gaussian_share, 1)
         tables: list[Table] = []
-        if isinstance(clients, Federation):
+        if elsewhere or isinstance(clients, Federation):
             self._keep_types([])
         elif isinstance(clients, pd.DataFrame | Table) or not len(clients):
             raise DataError("fit: needs a non-empty list with one table per client")
@@ -217,14 +219,15 @@ class DistAIM(_Federation):
         Whether a measurement of a larger pool of clients weighs more in the fit, or all weigh the same as in the paper.
     engine : "ideal", "shares" or "spu"
         Compute in the clear what the servers would and count their bytes, run their protocol in this process, or ask
-        three servers that compute with SPU (``python -m marginal_sdg.spu server``): the same results.
+        three servers that compute with SPU (``python -m marginal_sdg.spu server``): the same results. These draw the
+        noise themselves, and with a ``seed`` only where they are started for experiments.
     servers : list of str
         With "spu": "host:port" of servers 0, 1 and 2.
     identity : str, optional
         Folder with this process's certificate and key, made by ``python -m marginal_sdg.spu certificates``. Without
         one, connections are neither encrypted nor authenticated, and all servers must be on this machine.
     timeout : float
-        Seconds to wait for an answer of theirs.
+        Seconds to wait for an answer of theirs, or of a client's elsewhere.
 
     Examples
     --------
@@ -245,44 +248,75 @@ class DistAIM(_Federation):
     identity: Path | str | None = field(default=None, kw_only=True)
     timeout: float = field(default=600.0, kw_only=True)
 
-    def fit(self, clients: Sequence[Records], *, ledger: Ledger | None = None) -> DistAIM:
+    def fit(self, clients: Sequence[Records] | Sequence[str], *, ledger: Ledger | None = None) -> DistAIM:
         """Spend the budget on the clients' tables. Raises before anything is spent where an input is wrong.
 
+        ``clients``: their tables; or with "spu", for clients in processes of their own (``python -m marginal_sdg.spu
+        client``), "host:port" of each, in the order of their numbers.
         ``ledger``: a ledger that several fits on the same records share; it must be able to pay this one's budget.
         """
         budget, workload = self._checked()
         self._check_choice("weighting", "records", "equal")
         self._check_choice("engine", "ideal", "shares", "spu")
-        if self.servers and self.engine != "spu":
-            raise ConfigError(f"servers: {self.engine!r} computes in this process; they need engine='spu'")
-        tables, account, public = self._prepare(clients, AIM_COSTS, budget, ledger)
+        elsewhere = isinstance(clients, list | tuple) and bool(clients) and all(isinstance(c, str) for c in clients)
+        self._check_elsewhere(elsewhere)
+        tables, account, public = self._prepare(clients, AIM_COSTS, budget, ledger, elsewhere=elsewhere)
+        variance = 1 / (2 * SIZE_SHARE * account.allowance)
         with ExitStack() as connections:
-            pool = self._pool(tables, workload, connections)
+            pool = self._pool(tables, clients, workload, account, variance, connections)
             backend = SharedBackend(
                 pool,
-                len(tables),
+                len(clients),
                 workload,
                 account,
                 public,
                 participation=self.participation,
                 rounds=self._planned_rounds,
                 weighted=self.weighting == "records",
-                size_variance=1 / (2 * SIZE_SHARE * account.allowance),
+                size_variance=variance,
                 exact_sizes=None if self._sound else [len(table) for table in tables],
+                elsewhere=self.engine == "spu",
             )
             self._run(backend, workload, account, start_rounds=16 * len(self.domain))
         self.communication_ = pool.traffic.summary()
         return self
 
-    def _pool(self, tables: list[Table], workload: Workload, connections: ExitStack) -> Pool:
+    def _check_elsewhere(self, addresses: bool) -> None:
+        """What servers and clients can do that share nothing but messages."""
+        if self.servers and self.engine != "spu":
+            raise ConfigError(f"servers: {self.engine!r} computes in this process; they need engine='spu'")
+        if self.engine == "spu" and not self._sound:
+            raise ConfigError("calibration: must be 'sound' with engine 'spu', whose servers draw their own noise")
+        if addresses and self.engine != "spu":
+            raise ConfigError(f"clients: {self.engine!r} needs their tables; addresses need engine='spu'")
+        if addresses and self.client_level:
+            raise ConfigError("client_level: clients elsewhere enter with all their records; drop it")
+
+    def _pool(
+        self,
+        tables: list[Table],
+        clients: Sequence[Any],
+        workload: Workload,
+        account: Ledger,
+        size_variance: Fraction,
+        connections: ExitStack,
+    ) -> Pool:
         if self.engine == "ideal":
             return IdealPool(tables, workload)
         if self.engine == "shares":
             return SharePool(tables, workload, self._keys.key)
-        from marginal_sdg.backends.spu_pool import SpuPool, connected
+        from marginal_sdg.backends.spu_pool import Elsewhere, Here, SpuPool, connected
+        from marginal_sdg.crypto.spu.questions import Seed, Terms
 
-        services = connected(self.servers, self.timeout, connections, self.identity)
-        return SpuPool(tables, workload, services, self._keys.key)
+        services, keys, seed = connected(self.servers, self.timeout, connections, self.identity), self._keys.key, None
+        members = Here(tables, services, keys) if tables else Elsewhere(clients, self.timeout, self.identity)
+        if known := account.source.seed:
+            seed = Seed(entropy=known[0], branch=known[1])
+        budget = Budget(self.epsilon, self.delta)
+        terms = Terms(
+            session=keys().hex(), epsilon=budget.epsilon, delta=budget.delta, group=self.records_per_person, seed=seed
+        )
+        return SpuPool(members, workload, services, terms, size_variance, self.on_event or (lambda event: None))
 
 
 def _at_most(records: int, table: Table, source: Source) -> Table:

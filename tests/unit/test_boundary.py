@@ -75,7 +75,7 @@ MAY_COUNT = {
     "backends/sealed.py",
     "backends/tally.py",
     "backends/share_pool.py",
-    "backends/spu_pool.py",
+    "backends/spu_client.py",
     "backends/vault.py",
     "graphical/model.py",  # the log-likelihood of a table that its holder asks about
     "metrics.py",  # research metrics, for whoever has the real table

@@ -405,3 +405,13 @@ def test_source_takes_a_seed_sequence_or_a_fresh_seed() -> None:
 def test_seeded_source_refuses_what_is_no_seed(seed: object) -> None:
     with pytest.raises(BudgetError, match="seed must be"):
         Source.seeded(seed)  # type: ignore[arg-type]
+
+
+def test_a_seed_can_be_told_and_makes_the_same_source_again():
+    assert Source.system().seed is None
+    source = Source.seeded(5).spawn(2)[1]
+    entropy, branch = source.seed
+    again = Source.seeded(np.random.SeedSequence(entropy, spawn_key=branch))
+    np.testing.assert_array_equal(source.words(9), again.words(9))
+    with pytest.raises(BudgetError, match="whole number"):
+        _ = Source.seeded(np.random.SeedSequence([1, 2])).seed

@@ -183,9 +183,9 @@ def test_a_failed_fit_has_paid_once_for_what_it_did_not_get(clients, domain, mon
         def __init__(self, tables, workload, keys):
             super().__init__(tables, workload, keys)
 
-        def select(self, ballot, parts):
+        def select(self, *arguments):
             self._faults, self._servers = lambda *frame: die(*frame[:2]), None
-            return super().select(ballot, parts)
+            return super().select(*arguments)
 
     monkeypatch.setattr(federations, "SharePool", Dying)
     shared = Ledger(Budget(3.0, 1e-5), Source.seeded(0))

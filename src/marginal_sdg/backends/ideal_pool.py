@@ -14,6 +14,7 @@ from marginal_sdg.crypto.upload import RECEIVERS, payload_bytes, wire_bytes
 from marginal_sdg.domain import Clique
 from marginal_sdg.encoding import Table
 from marginal_sdg.marginals import Counts, contingency
+from marginal_sdg.schedule import Step
 from marginal_sdg.workload import Workload
 
 
@@ -63,14 +64,16 @@ class IdealPool:
         self._compute(measure_cost(1))
         return sum(len(self._tables[client]) for client in self._latest) + sum(int(part[0]) for part in parts)
 
-    def select(self, ballot: Ballot, parts: Sequence[Counts]) -> int:
+    def select(self, ballot: Ballot, parts: Sequence[Counts], step: Step | None = None) -> int:
         """Scores in exact integers."""
         self._compute(select_cost(ballot))
         counts = np.concatenate([self._answer(clique) for clique in ballot.layout.cliques])
         norms = np.add.reduceat(np.abs(counts - ballot.expected), ballot.layout.offsets[:-1])
         return int(np.argmax(ballot.weights * norms - ballot.penalties + np.sum(parts, axis=0)))
 
-    def measure(self, cliques: Sequence[Clique], parts: Sequence[Sequence[Counts]]) -> list[Counts]:
+    def measure(
+        self, cliques: Sequence[Clique], parts: Sequence[Sequence[Counts]], step: Step | None = None
+    ) -> list[Counts]:
         """Exact counts plus noise."""
         self._compute(measure_cost(sum(map(self._workload.domain.size, cliques))))
         return [self._answer(clique) + np.sum(noise, axis=0) for clique, *noise in zip(cliques, *parts, strict=True)]

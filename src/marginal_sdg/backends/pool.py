@@ -15,6 +15,7 @@ from marginal_sdg.crypto.traffic import Traffic
 from marginal_sdg.domain import Clique
 from marginal_sdg.marginals import Counts, Layout
 from marginal_sdg.privacy.joint import GUMBEL_LIMIT
+from marginal_sdg.schedule import Step
 from marginal_sdg.workload import Workload
 
 _PAPER_CELL = 8 * 6  # bytes: a word for each of two components for each of three servers
@@ -61,7 +62,8 @@ class Ballot:
 class Pool(Protocol):
     """Answers of all clients that have joined, wherever they are computed on.
 
-    ``parts``: the noise, one part per server; it is paid for before a pool sees it. ``traffic``: what everybody sent.
+    ``parts``: the noise, one part per server; it is paid for before a pool sees it. Servers elsewhere draw and pay for
+    their own, by the round's ``step``: then there are no parts. ``traffic``: what everybody sent.
     """
 
     traffic: Traffic
@@ -78,11 +80,13 @@ class Pool(Protocol):
         """Noisy number of records of the clients that joined last; parts of shape (1,)."""
         ...
 
-    def select(self, ballot: Ballot, parts: Sequence[Counts]) -> int:
+    def select(self, ballot: Ballot, parts: Sequence[Counts], step: Step | None = None) -> int:
         """The winner's place in the ballot's layout; ties go to the first. Parts of shape (Q,)."""
         ...
 
-    def measure(self, cliques: Sequence[Clique], parts: Sequence[Sequence[Counts]]) -> list[Counts]:
+    def measure(
+        self, cliques: Sequence[Clique], parts: Sequence[Sequence[Counts]], step: Step | None = None
+    ) -> list[Counts]:
         """Noisy marginals; for every server one part per clique."""
         ...
 

@@ -18,6 +18,7 @@ from marginal_sdg.domain import Clique
 from marginal_sdg.encoding import Table
 from marginal_sdg.errors import ProtocolError
 from marginal_sdg.marginals import Counts, Layout, contingencies
+from marginal_sdg.schedule import Step
 from marginal_sdg.workload import Workload
 
 Uploads = Callable[[int, int, Message], Sequence[Message]]  # client, server, message: what arrives of it
@@ -128,11 +129,13 @@ class SharePool:
         (size,) = self._open(_measure, sums, _one_each(parts))
         return int(size)
 
-    def select(self, ballot: Ballot, parts: Sequence[Counts]) -> int:
+    def select(self, ballot: Ballot, parts: Sequence[Counts], step: Step | None = None) -> int:
         """The winner's place; nothing else is opened."""
         return int(self._open(_select, self._gather(ballot.layout.cliques), _one_each(parts), [ballot] * SERVERS))
 
-    def measure(self, cliques: Sequence[Clique], parts: Sequence[Sequence[Counts]]) -> list[Counts]:
+    def measure(
+        self, cliques: Sequence[Clique], parts: Sequence[Sequence[Counts]], step: Step | None = None
+    ) -> list[Counts]:
         """Noisy marginals."""
         released = self._open(_measure, self._gather(cliques), _one_each([np.concatenate(part) for part in parts]))
         return np.split(released, Layout(self._workload.domain, tuple(cliques)).offsets[1:-1])

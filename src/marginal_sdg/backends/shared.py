@@ -30,8 +30,9 @@ class SharedBackend:
     The pool alone touches records. Sound calibration: every joining cohort's size is released once with noise (variance
     ``size_variance``), and no server knows more than its own part of any noise, a third of its variance. With
     ``exact_sizes``, the clients' numbers of records, it follows the FLAIM paper instead, whose accounting leaves them
-    out, and one dealer knows all the noise. ``rounds``: how many are planned. ``weighted``: measurements of a larger
-    pool weigh more in the fit.
+    out, and one dealer knows all the noise. ``elsewhere``: the pool's servers draw their noise themselves, so that the
+    ledger only charges. ``rounds``: how many are planned. ``weighted``: measurements of a larger pool weigh more in the
+    fit.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class SharedBackend:
         weighted: bool,
         size_variance: Fraction,
         exact_sizes: Sequence[int] | None = None,
+        elsewhere: bool = False,
     ) -> None:
         self.costs = replace(AIM_COSTS, initial=len(workload.one_way))
         self._domain = workload.domain
@@ -58,11 +60,14 @@ class SharedBackend:
         self._weighted = weighted
         self._exact_sizes = exact_sizes
         self._servers, self._by = (SERVERS, "servers") if self._sound else (1, "dealer")
+        self._here: tuple[int, ...] | None = () if elsewhere else None
         self._joined: list[int] = []
         self._cohorts = 0
         self._size = 0
         if self._sound:  # cohorts are disjoint: one charge covers them all
-            self._size_noise = ledger.gaussian_parts([clients], size_variance, what="size of each joining cohort")
+            self._size_noise = ledger.gaussian_parts(
+                [clients], size_variance, here=self._here, what="size of each joining cohort"
+            )
 
     @property
     def _sound(self) -> bool:
@@ -87,6 +92,7 @@ class SharedBackend:
             sensitivity=sensitivity(heterogeneity=False),
             servers=self._servers,
             by=self._by,
+            here=self._here,
             what=f"round {step.index + 1}: select a clique",
         )
         weights = np.floor(candidates.weights * scores.unit).astype(np.int64)
@@ -97,7 +103,7 @@ class SharedBackend:
             penalties=np.rint(weights * (NOISE_PENALTY * noisy.sigma) * candidates.cells).astype(np.int64),
             most=math.ceil(size + self._size_error),
         )
-        return Selection({layout.cliques[self._pool.select(ballot, scores.parts)]: (0,)})
+        return Selection({layout.cliques[self._pool.select(ballot, scores.parts, step)]: (0,)})
 
     def measure(self, selection: Selection, step: Step, ledger: Ledger) -> list[Measurement]:
         """Measure the selected clique on the pool."""
@@ -122,12 +128,18 @@ class SharedBackend:
         cells = [self._domain.size(clique) for clique in cliques]
         per_record = max(len(cliques), 1)
         noise = ledger.gaussian_parts(
-            cells, step.variance, servers=self._servers, per_record=per_record, by=self._by, what=what
+            cells,
+            step.variance,
+            servers=self._servers,
+            per_record=per_record,
+            by=self._by,
+            here=self._here,
+            what=what,
         )
         size, sigma = self._pool_size, math.sqrt(noise.variance)
         return [
             Measurement(clique, counts, sigma, size, size if self._weighted else None)
-            for clique, counts in zip(cliques, self._pool.measure(cliques, noise.parts), strict=True)
+            for clique, counts in zip(cliques, self._pool.measure(cliques, noise.parts, step), strict=True)
         ]
 
     # -- the pool ----------------------------------------------------------------------------------------------

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from threading import Lock
 
 from marginal_sdg.crypto.channel import Channel
@@ -13,25 +14,30 @@ from marginal_sdg.errors import MarginalSDGError, ProtocolError
 
 def serve(
     role: str,
-    asker: str,
+    askers: str | Sequence[str],
     play: Callable[[Channel], None],
     where: str,
     timeout: float,
     tell: Callable[[str], None],
     identity: Identity | None = None,
+    *,
+    together: bool = False,
 ) -> Service:
     """Play one session with each asker in turn, until the service is closed. ``tell`` gets a line for every session.
 
-    With an identity, only those are let in that are certified as an ``asker``, or as one of several.
+    With an identity, only those are let in that are certified as one of ``askers``, or as one of several of these.
+    ``together``: all at once instead.
     """
-    turn = Lock()
+    turn = nullcontext() if together else Lock()
+    names = [askers] if isinstance(askers, str) else askers
 
     def session(stream: Stream) -> None:
         with turn:
-            channel = Channel(stream, asker, timeout)
+            channel = Channel(stream, names[0], timeout)
             try:
-                if identity is not None and not stream.peer.startswith(certified(asker)):
-                    raise ProtocolError(f"{stream.peer}: its certificate is none of a {asker}, and only these may ask")
+                if identity is not None and not stream.peer.startswith(tuple(map(certified, names))):
+                    known = " or ".join(names)
+                    raise ProtocolError(f"{stream.peer}: its certificate is none of a {known}, and only these may ask")
                 channel.greet(role)
                 play(channel)
                 tell("session done")

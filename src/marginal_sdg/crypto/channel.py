@@ -159,6 +159,11 @@ class Channel:
             self._put(_ERROR, str(error).encode())
 
     @property
+    def certified(self) -> str:
+        """The name in the peer's certificate, empty where there is none."""
+        return self._stream.peer
+
+    @property
     def interrupted(self) -> bool:
         """Whether something has come, or the peer has gone, while nothing was expected of it."""
         return bool(self._stream.incoming)

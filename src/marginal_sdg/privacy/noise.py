@@ -60,6 +60,15 @@ class Source:
         """Whether the bits come from the operating system."""
         return self._bits is None
 
+    @property
+    def seed(self) -> tuple[int, tuple[int, ...]] | None:
+        """The whole number that it was made from, and its place among those made from it; None of a secure one."""
+        if self._seeds is None:
+            return None
+        if not isinstance(self._seeds.entropy, int | np.integer):
+            raise BudgetError("seed: must be a whole number where others draw the noise, not several")
+        return int(self._seeds.entropy), tuple(map(int, self._seeds.spawn_key))
+
     def words(self, n: int) -> Words:
         """(n,) uint64 of independent uniform bits."""
         if self._bits is None:

@@ -1,24 +1,29 @@
-"""Three servers on this machine, each a process with a folder and an identity of its own."""
+"""Servers and clients on this machine, each a process with a folder and an identity of its own."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
 from marginal_sdg.crypto.identity import certified, issue
 from marginal_sdg.crypto.rss import SERVERS
-from marginal_sdg.crypto.spu.questions import COORDINATOR, role
+from marginal_sdg.crypto.spu.questions import COORDINATOR, client_role, role
+from marginal_sdg.domain import Domain
 from marginal_sdg.errors import ProtocolError
 from marginal_sdg.processes import free_ports
+
+LEDGER, TABLE, DOMAIN = "ledger.json", "table.csv", "domain.yaml"
 
 
 @dataclass(frozen=True)
 class Launched:
-    """A server that runs. ``address``: where it listens; what it says about sessions is in ``sessions.log``."""
+    """A process that runs. ``address``: where it listens; what it says about sessions is in ``sessions.log``."""
 
     process: subprocess.Popen[str]
     folder: Path
@@ -26,19 +31,48 @@ class Launched:
 
 
 @contextmanager
-def launch(home: Path, python: str = sys.executable, link_timeout: float = 120.0) -> Iterator[list[Launched]]:
+def launch(home: Path, python: str = sys.executable, options: Sequence[str] = ()) -> Iterator[list[Launched]]:
     """Servers 0, 1 and 2 in folders of ``home``, until the block ends; ``home / COORDINATOR`` is who may ask them.
 
-    ``python``: of an environment that has this package and SPU.
+    ``python``: of an environment that has this package and SPU; ``options``: of the command ``server``, further ones.
     """
-    names = [certified(role(rank)) for rank in range(SERVERS)]
-    issue(home, [*names, COORDINATOR])
-    folders = [home / name for name in names]
+    folders = [home / certified(role(rank)) for rank in range(SERVERS)]
+    issue(home, [COORDINATOR, *(folder.name for folder in folders)])
     links = ",".join(f"127.0.0.1:{port}" for port in free_ports(SERVERS))
+    commands = [
+        [python, *_MODULE, "server", "--rank", str(rank), "--links", links, *options] for rank in range(SERVERS)
+    ]
+    with _running(folders, commands) as servers:
+        yield servers
+
+
+@contextmanager
+def launch_clients(
+    home: Path, frames: Sequence[pd.DataFrame], domain: Domain, servers: Sequence[str], options: Sequence[str] = ()
+) -> Iterator[list[Launched]]:
+    """A client for each table, by name the first is 0, which it finds in its own folder of ``home``."""
+    folders = [home / certified(client_role(number)) for number in range(len(frames))]
+    issue(home, [folder.name for folder in folders])
+    commands = []
+    for number, (frame, folder) in enumerate(zip(frames, folders, strict=True)):
+        frame.to_csv(folder / TABLE, index=False)
+        domain.save(folder / DOMAIN)
+        command = [sys.executable, *_MODULE, "client", "--number", str(number), "--csv", str(folder / TABLE)]
+        commands.append([*command, "--domain", str(folder / DOMAIN), "--servers", ",".join(servers), *options])
+    with _running(folders, commands) as clients:
+        yield clients
+
+
+_MODULE = ("-m", "marginal_sdg.spu")
+
+
+@contextmanager
+def _running(folders: Sequence[Path], commands: Sequence[Sequence[str]]) -> Iterator[list[Launched]]:
+    """All at once, each on a free port."""
     with ExitStack() as stack:
         started = [
-            stack.enter_context(_process(python, rank, folder, links, link_timeout))
-            for rank, folder in enumerate(folders)
+            stack.enter_context(_process([*command, "--listen", "127.0.0.1:0"], folder))
+            for folder, command in zip(folders, commands, strict=True)
         ]
         yield [
             Launched(process, folder, _greeting(process, folder))
@@ -47,12 +81,10 @@ def launch(home: Path, python: str = sys.executable, link_timeout: float = 120.0
 
 
 @contextmanager
-def _process(python: str, rank: int, folder: Path, links: str, link_timeout: float) -> Iterator[subprocess.Popen[str]]:
-    command = [python, "-m", "marginal_sdg.spu", "server", "--rank", str(rank), "--listen", "127.0.0.1:0"]
-    command += ["--links", links, "--folder", str(folder), "--identity", str(folder)]
-    command += ["--link-timeout", str(link_timeout)]
+def _process(command: Sequence[str], folder: Path) -> Iterator[subprocess.Popen[str]]:
+    own = ["--folder", str(folder), "--identity", str(folder)]
     with (folder / "sessions.log").open("w") as log:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        process = subprocess.Popen([*command, *own], stdout=subprocess.PIPE, stderr=log, text=True)
     with process:
         try:
             yield process
@@ -61,7 +93,7 @@ def _process(python: str, rank: int, folder: Path, links: str, link_timeout: flo
 
 
 def _greeting(process: subprocess.Popen[str], folder: Path) -> str:
-    """Where the server listens: the last word of the line that it begins with."""
+    """Where it listens: the last word of the line that it begins with."""
     assert process.stdout is not None
     if line := process.stdout.readline():
         return line.split()[-1]

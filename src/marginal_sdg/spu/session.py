@@ -1,4 +1,4 @@
-"""A server's session in a process of its own, which ends with it.
+"""A server's session in a process of its own, which ends with it, and who may ask what of it.
 
 SPU's links cannot be broken off: they wait out their time, and may take the process with them.
 """
@@ -11,14 +11,20 @@ from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
-from threading import Thread
+from threading import Lock, Thread
 
+from marginal_sdg.backends.spu_limits import Limits
+from marginal_sdg.backends.spu_noise import ServersNoise
+from marginal_sdg.crypto.channel import Channel
+from marginal_sdg.crypto.identity import certified
 from marginal_sdg.crypto.spu.engine import SpuEngine, connect, logged_to
+from marginal_sdg.crypto.spu.questions import CLIENT, Step, client_role, unpack
 from marginal_sdg.crypto.spu.server import Server
 from marginal_sdg.errors import MarginalSDGError, ProtocolError
 from marginal_sdg.privacy.noise import Source
 
 _GLANCE = 0.5  # seconds
+_PATIENCE = 10.0  # with the session before
 
 
 @dataclass(frozen=True)
@@ -26,7 +32,7 @@ class Place:
     """What a server knows before any session.
 
     ``links``: "host:port" of all three for each other. ``folder``: for SPU's log. ``identity``: a folder, where links
-    are encrypted and authenticated. ``timeout``: seconds to wait for the other servers.
+    are encrypted and authenticated. ``timeout``: seconds to wait for the other servers. ``limits``: of its noise.
     """
 
     rank: int
@@ -34,27 +40,78 @@ class Place:
     folder: Path
     identity: Path | None
     timeout: float
+    limits: Limits
+
+
+class Reception:
+    """Lets coordinators have one session after the other, and clients upload to the one that there is."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._turn = Lock()
+        self._session: Session | None = None
+
+    def play(self, channel: Channel) -> None:
+        """Answer a coordinator, or a client; certificates say which, and which one."""
+        own: list[Session] = []
+
+        def ask(step: int, chunks: Iterable[bytes]) -> list[bytes]:
+            question = list(chunks)
+            if step == Step.UPLOAD:
+                return self._upload(question, channel.certified)
+            if channel.certified.startswith(CLIENT):
+                raise ProtocolError(f"{channel.certified}: a client may upload, and ask nothing")
+            if step == Step.OPEN and not own:
+                own.append(self._begin())
+            if not own:
+                raise ProtocolError("session: is not open; start it again")
+            return own[0].ask(step, question, gone=lambda: channel.interrupted)
+
+        try:
+            channel.serve(ask)
+        finally:
+            for session in own:
+                self._session = None
+                session.close()
+                self._turn.release()
+
+    def _begin(self) -> Session:
+        if not self._turn.acquire(timeout=_PATIENCE):
+            raise ProtocolError("session: this server is in another one; ask again when it is over")
+        self._session = session = Session(self._place)
+        return session
+
+    def _upload(self, question: list[bytes], sender: str) -> list[bytes]:
+        _, head, _ = unpack(Step.UPLOAD, question)
+        name = client_role(head.client)
+        if sender.startswith(CLIENT) and sender != certified(name):
+            raise ProtocolError(f"upload of {name}: comes from {sender}; a client uploads its own")
+        session = self._session
+        if session is None:
+            raise ProtocolError(f"upload of {name}: there is no session; wait until the coordinator asks")
+        return session.ask(Step.UPLOAD, question)
 
 
 class Session:
-    """A :class:`Server` on SPU, behind a pipe. ``gone``: whether nobody waits for its answers any more."""
+    """A :class:`Server` on SPU, behind a pipe, which one question passes at a time."""
 
-    def __init__(self, place: Place, gone: Callable[[], bool]) -> None:
-        self._gone = gone
+    def __init__(self, place: Place) -> None:
+        self._lock = Lock()
         spawn = get_context("spawn")
         self._pipe, theirs = spawn.Pipe()
         self._process = spawn.Process(target=_answer, args=(theirs, place), daemon=True)
         self._process.start()
         theirs.close()
 
-    def ask(self, step: int, chunks: Iterable[bytes]) -> list[bytes]:
-        """The server's answer; ``ProtocolError`` where it has none."""
+    def ask(self, step: int, question: list[bytes], gone: Callable[[], bool] = lambda: False) -> list[bytes]:
+        """The server's answer; ``ProtocolError`` where it has none. ``gone``: whether nobody waits for it any more."""
         try:
-            self._pipe.send((step, list(chunks)))
-            while not self._pipe.poll(_GLANCE):
-                if self._gone():
-                    raise ProtocolError("coordinator: has gone; start the session again")
-            answer: list[bytes] | str = self._pipe.recv()
+            with self._lock:
+                self._pipe.send((step, question))
+                while not self._pipe.poll(_GLANCE):
+                    if gone():
+                        raise ProtocolError("coordinator: has gone; start the session again")
+                answer: list[bytes] | str = self._pipe.recv()
         except (EOFError, OSError):
             raise ProtocolError("SPU: has ended its process; its log says more, start the session again") from None
         if isinstance(answer, str):
@@ -65,7 +122,8 @@ class Session:
         """End the process, whatever it does."""
         self._process.kill()
         self._process.join()
-        self._pipe.close()
+        with self._lock:  # whoever waits for an answer finds the process ended
+            self._pipe.close()
 
 
 def _answer(pipe: Connection, place: Place) -> None:
@@ -77,7 +135,7 @@ def _answer(pipe: Connection, place: Place) -> None:
         link = connect(place.rank, place.links, session, place.timeout, place.identity)
         return SpuEngine(place.rank, link, log)
 
-    server = Server(place.rank, meet, Source.system().key)
+    server = Server(place.rank, meet, Source.system().key, ServersNoise(place.rank, place.limits))
     while True:
         try:
             step, chunks = pipe.recv()

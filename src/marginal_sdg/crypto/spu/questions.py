@@ -1,18 +1,20 @@
-"""What DistAIM's servers are asked, in bytes: a head in JSON, then vectors of words.
+"""What DistAIM's servers and clients are asked, in bytes: a head in JSON, then vectors of words.
 
-==========  ===========================  ============================================  ====================
-step        head                         words                                         answer
-==========  ===========================  ============================================  ====================
-``OPEN``    session                      none                                          none
-``UPLOAD``  client, wave, cells          a seed (server 0) or a share (server 1)       none
-``ADMIT``   clients, wave, cells, joins  none                                          none
-``SIZE``    cells                        noise                                         noisy number
-``MEASURE`` parts                        noise                                         noisy counts
-``SELECT``  parts                        weights, penalties, noise, expected counts    the winner's place
-==========  ===========================  ============================================  ====================
+==========  ====================================  ====================================  ====================
+step        head                                  words                                 answer
+==========  ====================================  ====================================  ====================
+``OPEN``    terms, clients, variance              none                                  none
+``UPLOAD``  terms, client, wave, sizes            a seed (server 0), share (server 1)   none
+``ADMIT``   clients, wave, sizes, joins           none                                  none
+``SIZE``    none                                  none                                  noisy number
+``MEASURE`` cliques, variance                     none                                  noisy counts
+``SELECT``  cliques, epsilon squared              weights, penalties, expected counts   the winner's place
+``SHARE``   terms, client, wave, cliques, domain  none                                  bytes to servers 0, 1
+==========  ====================================  ====================================  ====================
 
-``parts``: first and last + 1 of the pool's cells, a pair for every clique. ``wave``: a part of the clients' answers.
-Noise is the asked server's own part. Every answer ends with the bytes that the server has sent to the others for it.
+Clients send ``UPLOAD`` to the servers and are asked to ``SHARE`` by the coordinator, who asks all else; it may play
+clients itself. ``wave``: a part of the clients' answers; ``sizes``: cells of each of its cliques. Servers know cliques
+by their places in the pool. A server's answer ends with the bytes that it has sent to the others for it.
 """
 
 from __future__ import annotations
@@ -29,8 +31,11 @@ from marginal_sdg.errors import ProtocolError
 
 Integers = npt.NDArray[np.int64]
 Natural = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Ratio = Annotated[str, Field(pattern=r"^[1-9]\d*(/[1-9]\d*)?$", max_length=4000)]  # a positive fraction
 
 COORDINATOR = "coordinator"  # who asks
+CLIENT = "client"  # and a number
 
 
 class Step(IntEnum):
@@ -42,6 +47,7 @@ class Step(IntEnum):
     SIZE = 4
     MEASURE = 5
     SELECT = 6
+    SHARE = 7
 
 
 class Head(BaseModel):
@@ -50,54 +56,92 @@ class Head(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
-class Opening(Head):
-    """Of a session. ``session``: a name that no other one has."""
+class Seed(Head):
+    """Of all servers' noise: for experiments that repeat, as whoever knows it knows the noise."""
+
+    entropy: Natural
+    branch: tuple[Natural, ...]
+
+
+class Terms(Head):
+    """What servers and clients have to agree to. ``session``: a name that no other one has."""
 
     session: str
+    epsilon: float
+    delta: float
+    group: Positive
+    seed: Seed | None = None
+
+
+class Opening(Head):
+    """Of a session: at most so many clients, whose cohorts' sizes are released with this variance."""
+
+    terms: Terms
+    clients: Positive
+    variance: Ratio
 
 
 class Upload(Head):
-    """Of one client's answers to some cells."""
+    """Of one client's answers to some cliques."""
 
+    terms: Terms
     client: Natural
     wave: Natural
-    cells: Natural
+    sizes: tuple[Positive, ...]
 
 
 class Admission(Head):
     """Of answers to the pool: those of newcomers, which join it, or further ones of all members."""
 
-    clients: tuple[Natural, ...]
+    clients: Annotated[tuple[Natural, ...], Field(min_length=1)]
     wave: Natural
-    cells: Natural
+    sizes: tuple[Positive, ...]
     joins: bool
 
 
-class Size(Head):
-    """Of the newest members: the sum of their first cells, those of one 1-way marginal."""
+class Measuring(Head):
+    """Of some cliques of the pool."""
 
-    cells: Natural
+    cliques: Annotated[tuple[Natural, ...], Field(min_length=1)]
+    variance: Ratio
 
 
-class Parts(Head):
-    """Of the pool."""
+class Selecting(Head):
+    """Between some cliques of the pool."""
 
-    parts: Annotated[tuple[tuple[Natural, Natural], ...], Field(min_length=1)]
+    cliques: Annotated[tuple[Natural, ...], Field(min_length=1)]
+    epsilon2: Ratio
+
+
+class Sharing(Head):
+    """Of a client's answers, with servers 0 and 1."""
+
+    terms: Terms
+    client: Natural
+    wave: Natural
+    cliques: tuple[tuple[str, ...], ...]
+    domain: dict[str, Any]
 
 
 _FORMS: dict[Step, tuple[type[Head], int]] = {  # the head, and how many vectors follow it
     Step.OPEN: (Opening, 0),
     Step.UPLOAD: (Upload, 1),
     Step.ADMIT: (Admission, 0),
-    Step.SIZE: (Size, 1),
-    Step.MEASURE: (Parts, 1),
-    Step.SELECT: (Parts, 4),
+    Step.SIZE: (Head, 0),
+    Step.MEASURE: (Measuring, 0),
+    Step.SELECT: (Selecting, 3),
+    Step.SHARE: (Sharing, 0),
 }
 
 
 def role(rank: int) -> str:
     """What a server is called."""
     return f"server {rank}"
+
+
+def client_role(number: int) -> str:
+    """What a client is called."""
+    return f"{CLIENT} {number}"
 
 
 def pack(head: Head, *vectors: bytes) -> list[bytes]:

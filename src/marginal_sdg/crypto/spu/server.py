@@ -1,22 +1,40 @@
 """One of DistAIM's servers: it holds the shares of the pool and answers a coordinator's questions.
 
 All that is linear in the shares is done here, in NumPy: sums over clients and cells, weights, penalties, noise.
-Absolute values and the place of the largest score are an engine's.
+Absolute values and the place of the largest score are an engine's. Nothing is opened but with this server's own noise,
+which it has paid for. It takes no sensitivity from the coordinator: clients say themselves how many cells each of their
+cliques has, weights are held against the noise, and the servers see to it that all three are asked the same.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
+from fractions import Fraction
 from typing import Protocol
 
 import numpy as np
 
 from marginal_sdg.crypto.prg import KEY_BYTES, Stream
-from marginal_sdg.crypto.rss import SERVERS, Party, Shares, Words, end_to_end
-from marginal_sdg.crypto.spu.questions import Admission, Opening, Parts, Size, Step, Upload, integers, unpack
+from marginal_sdg.crypto.rss import SERVERS, WIDTH, Integers, Party, Shares, Words, end_to_end
+from marginal_sdg.crypto.spu.questions import (
+    Admission,
+    Head,
+    Measuring,
+    Opening,
+    Selecting,
+    Step,
+    Terms,
+    Upload,
+    integers,
+    unpack,
+)
 from marginal_sdg.crypto.transport import Transport
 from marginal_sdg.crypto.upload import RECEIVERS, payload_bytes
 from marginal_sdg.errors import ProtocolError
+
+MOST = 1 << 32  # records of a pool: scores of any more would not fit
+DIGEST_BYTES = 32
 
 
 class Engine(Protocol):
@@ -41,29 +59,60 @@ class Engine(Protocol):
         ...
 
 
+class Noise(Protocol):
+    """This server's part of all noise, each paid for before it is drawn."""
+
+    def open(self, head: Opening) -> None:
+        """Agree to a session, and pay for the sizes of its cohorts."""
+        ...
+
+    def size(self) -> Integers:
+        """(1,) for the next cohort's size."""
+        ...
+
+    def cells(self, sizes: Sequence[int], variance: Fraction) -> Integers:
+        """For the cells of some cliques, end to end."""
+        ...
+
+    def scores(self, candidates: int, epsilon2: Fraction) -> tuple[Integers, int, int]:
+        """For (candidates,) scores; how many steps one record may move a score by; a bound on all servers' noise."""
+        ...
+
+
 class Server:
     """Answers the questions of one session, in the order ``OPEN``, ``UPLOAD`` and ``ADMIT``, then any.
 
     ``meet``: an engine for the session of that name, once the other two servers are there as well. ``keys``: 32 fresh
-    bytes a call. After an error the session is over: shares of clients that had joined are gone with it.
+    bytes a call. After an error the session is over, but for an ``UPLOAD``'s, which is the client's own affair: shares
+    of clients that had joined are gone with it.
     """
 
-    def __init__(self, rank: int, meet: Callable[[str], Engine], keys: Callable[[], bytes]) -> None:
+    def __init__(self, rank: int, meet: Callable[[str], Engine], keys: Callable[[], bytes], noise: Noise) -> None:
         self.rank = rank
         self._meet = meet
         self._keys = keys
+        self._noise = noise
         self._engine: Engine | None = None
-        self._pending: dict[tuple[int, int], bytes] = {}  # uploads, by client and wave
+        self._terms: Terms | None = None
+        self._pending: dict[int, Upload] = {}  # the latest of each client
+        self._payloads: dict[int, bytes] = {}
+        self._waves = 0  # how many are over
         self._taken: set[tuple[int, int]] = set()
         self._members: set[int] = set()
+        self._sizes: tuple[int, ...] = ()  # of the pool's cliques
         self._pool = self._newest = Shares(np.empty(0, np.uint64), np.empty(0, np.uint64))
 
     def ask(self, step: int, chunks: Iterable[bytes]) -> list[bytes]:
         """The answer to one question; ``ProtocolError`` for any that does not fit."""
-        asked, head, vectors = unpack(step, chunks)
-        if (asked is Step.OPEN) != (self._engine is None):
+        question = list(chunks)
+        asked, head, vectors = unpack(step, question)
+        if asked is Step.SHARE or (asked is Step.OPEN) != (self._engine is None):
             raise ProtocolError(f"{asked.name.lower()}: is out of order; start the session again")
         before = self._engine.sent if self._engine else 0
+        if asked is Step.OPEN:
+            self._find_others(head.terms)
+        if asked is not Step.UPLOAD:
+            self._compare(asked, question)
         answer = self._answers(asked)(head, *vectors)
         assert self._engine is not None
         sent = self._engine.sent - before
@@ -71,7 +120,7 @@ class Server:
 
     def _answers(self, step: Step) -> Callable[..., bytes | None]:
         answers: dict[Step, Callable[..., bytes | None]] = {
-            Step.OPEN: self._open,
+            Step.OPEN: self._noise.open,
             Step.UPLOAD: self._upload,
             Step.ADMIT: self._admit,
             Step.SIZE: self._size,
@@ -80,77 +129,107 @@ class Server:
         }
         return answers[step]
 
-    def _open(self, head: Opening) -> None:
+    def _find_others(self, terms: Terms) -> None:
         """Meet the others; the servers j and j - 1 agree on the key of stream j."""
-        engine = self._meet(head.session)
+        engine = self._meet(terms.session)
         own, transport = self._keys(), engine.transport
         transport.next_round()
         transport.send((self.rank - 1) % SERVERS, np.frombuffer(own, dtype=np.uint64))
         other = transport.receive((self.rank + 1) % SERVERS, KEY_BYTES // 8).tobytes()
         self._party = Party(self.rank, transport, (own, other))
-        self._engine = engine
+        self._engine, self._terms = engine, terms
+
+    def _compare(self, step: Step, question: Sequence[bytes]) -> None:
+        """Whether the others were asked the same, before anything is drawn or opened for it."""
+        digest = hashlib.sha256(bytes([step]))
+        for chunk in question:
+            digest.update(len(chunk).to_bytes(8, "little") + chunk)
+        own, transport = np.frombuffer(digest.digest(), dtype=np.uint64), self._party.transport
+        others = [rank for rank in range(SERVERS) if rank != self.rank]
+        transport.next_round()
+        for rank in others:
+            transport.send(rank, own)
+        if any((transport.receive(rank, len(own)) != own).any() for rank in others):
+            raise ProtocolError(f"{step.name.lower()}: the servers were asked different things; nothing is answered")
+
+    # -- clients -----------------------------------------------------------------------------------------------
 
     def _upload(self, head: Upload, payload: bytes) -> None:
         """Keep one client's share of its answers until it is known whether all servers got theirs."""
-        client, wave, cells = head.client, head.wave, head.cells
+        client, wave = head.client, head.wave
         name = f"upload of client {client} to server {self.rank}"
         if self.rank >= RECEIVERS:
             raise ProtocolError(f"{name}: misdirected; only servers 0 and 1 take any")
+        if head.terms != self._terms:
+            raise ProtocolError(f"{name}: is for another session, or for other terms than this one's")
+        if wave <= self._waves or (client in self._pending and wave < self._pending[client].wave):
+            raise ProtocolError(f"{name}: too late; the others' answers have been added up")
         if (client, wave) in self._taken:
             raise ProtocolError(f"{name}: repeated; every part of the answers is taken once")
-        if len(payload) != payload_bytes(self.rank, cells):
-            raise ProtocolError(f"{name}: {len(payload)} bytes do not fit {cells} cells; check the client's domain")
+        if len(payload) != payload_bytes(self.rank, sum(head.sizes)):
+            raise ProtocolError(f"{name}: {len(payload)} bytes do not fit {sum(head.sizes)} cells")
         self._taken.add((client, wave))
-        self._pending[client, wave] = payload
+        self._pending[client], self._payloads[client] = head, payload
 
     def _admit(self, head: Admission) -> None:
         """Add up what these clients sent: answers of newcomers, or further answers of all members."""
-        clients, cells = head.clients, head.cells
-        if head.joins and (not self._members.isdisjoint(clients) or len(self._pool) not in (0, cells)):
+        clients, cells = head.clients, sum(head.sizes)
+        if head.joins and (not self._members.isdisjoint(clients) or self._sizes not in ((), head.sizes)):
             raise ProtocolError("admit: newcomers must be new, and answer what all members have answered")
         if not head.joins and self._members != set(clients):
             raise ProtocolError("admit: further answers must be those of all members, and of nobody else")
+        if len(set(clients)) < len(clients) or head.wave <= self._waves:
+            raise ProtocolError("admit: every answer counts once")
         summand: Words = np.zeros(cells, dtype=np.uint64)
         for client in clients if self.rank < RECEIVERS else ():
-            payload = self._pending.pop((client, head.wave), None)
-            if payload is None or len(payload) != payload_bytes(self.rank, cells):
+            upload = self._pending.get(client)
+            if upload is None or (upload.wave, upload.sizes) != (head.wave, head.sizes):
                 raise ProtocolError(f"admit: client {client} has not sent {cells} cells in this wave; ask it again")
             if self.rank == 0:
-                Stream(payload).combine(summand, np.add)
+                Stream(self._payloads[client]).combine(summand, np.add)
             else:
-                summand += np.frombuffer(payload, dtype=np.uint64)
+                summand += np.frombuffer(self._payloads[client], dtype=np.uint64)
         self._pending.clear()
+        self._payloads.clear()
+        self._waves = head.wave
         shares = self._party.replicate(summand)
         if head.joins:
             self._members |= set(clients)
-            self._newest = shares
+            self._newest, self._sizes = shares, head.sizes
             self._pool = self._pool + shares if len(self._pool) else shares
         else:
+            self._sizes += head.sizes
             self._pool = end_to_end([self._pool, shares])
 
-    def _size(self, head: Size, noise: bytes) -> bytes:
-        counts = _cut(self._newest, [(0, head.cells)])
-        return self._release(counts.sums(np.zeros(1, dtype=np.int64)), noise)
+    # -- releases ----------------------------------------------------------------------------------------------
 
-    def _measure(self, head: Parts, noise: bytes) -> bytes:
-        return self._release(_cut(self._pool, head.parts), noise)
+    def _size(self, head: Head) -> bytes:
+        """Of the newest members, once: the sum of their answers to the first clique, a 1-way marginal."""
+        if not len(self._newest):
+            raise ProtocolError("size: nobody has joined since the last one; every cohort's is released once")
+        newest, self._newest = self._newest, self._newest[:0]
+        return self._release(newest[: self._sizes[0]].sums(np.zeros(1, dtype=np.int64)), self._noise.size())
 
-    def _release(self, values: Shares, noise: bytes) -> bytes:
+    def _measure(self, head: Measuring) -> bytes:
+        shares, sizes = self._cut(head.cliques)
+        return self._release(shares, self._noise.cells(sizes, Fraction(head.variance)))
+
+    def _release(self, values: Shares, noise: Integers) -> bytes:
         """The values plus every server's noise, opened."""
-        part = integers(noise, len(values), "noise").view(np.uint64)
-        return self._party.open(values + self._party.reshare(part), "noisy counts").tobytes()
+        return self._party.open(values + self._party.reshare(noise.view(np.uint64)), "noisy counts").tobytes()
 
-    def _select(self, head: Parts, *vectors: bytes) -> bytes:
+    def _select(self, head: Selecting, *vectors: bytes) -> bytes:
         """argmax of weights * ||M - expected||_1 - penalties + noise; only the place is opened.
 
         Where the model expects no record, |M - 0| is M itself and costs nothing.
         """
         assert self._engine is not None
-        shares = _cut(self._pool, head.parts)
-        ends = np.cumsum([last - first for first, last in head.parts])
-        starts = np.concatenate([[0], ends[:-1]])
-        weights, penalties, noise = (integers(vector, len(starts), "select") for vector in vectors[:3])
-        expected = integers(vectors[3], len(shares), "expected counts")
+        shares, sizes = self._cut(head.cliques)
+        starts = np.cumsum([0, *sizes[:-1]])
+        weights, penalties = (integers(vector, len(starts), "select") for vector in vectors[:2])
+        expected = integers(vectors[2], len(shares), "expected counts")
+        noise, unit, bound = self._noise.scores(len(starts), Fraction(head.epsilon2))
+        _check_ballot(weights, penalties, expected, unit, bound)
         compared = np.flatnonzero(expected)
         counts = shares[compared]
         inner = np.searchsorted(compared, starts)
@@ -160,12 +239,22 @@ class Server:
         scores = scores + self._party.reshare(noise.view(np.uint64))
         return self._party.open(self._engine.first_largest(scores), "argmax").tobytes()
 
+    def _cut(self, cliques: Sequence[int]) -> tuple[Shares, list[int]]:
+        """Some cliques of the pool, end to end, and how many cells each has."""
+        ends = np.cumsum(self._sizes)
+        if max(cliques) >= len(ends):
+            raise ProtocolError(f"cliques: no {max(cliques)} in a pool of {len(ends)}; clients have to share first")
+        parts = [self._pool[ends[clique] - self._sizes[clique] : ends[clique]] for clique in cliques]
+        return end_to_end(parts), [len(part) for part in parts]
 
-def _cut(shares: Shares, parts: Sequence[tuple[int, int]]) -> Shares:
-    """Some parts of a shared vector, end to end."""
-    for first, last in parts:
-        if not first < last <= len(shares):
-            raise ProtocolError(
-                f"parts: no {first} to {last} in {len(shares)} shared cells; clients have to share first"
-            )
-    return end_to_end([shares[first:last] for first, last in parts])
+
+def _check_ballot(weights: Integers, penalties: Integers, expected: Integers, unit: int, bound: int) -> None:
+    """One record moves no score by more than was paid for, and no difference of scores wraps."""
+    if weights.min() < 0 or weights.max() > unit:
+        raise ProtocolError(f"select: weights must be 0 to {unit}, which is what the noise is for")
+    if expected.min() < 0 or expected.max() >= MOST:
+        raise ProtocolError(f"select: expected counts must be 0 to {MOST - 1}")
+    furthest = max(abs(int(penalties.min())), abs(int(penalties.max())))
+    largest = int(weights.max()) * (MOST + int(expected.sum())) + furthest + bound
+    if (2 * largest).bit_length() >= WIDTH:
+        raise ProtocolError(f"select: scores up to {largest:.3g} do not fit {WIDTH} bits; lower epsilon")
