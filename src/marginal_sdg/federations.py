@@ -314,7 +314,11 @@ class DistAIM(_Federation):
             seed = Seed(entropy=known[0], branch=known[1])
         budget = Budget(self.epsilon, self.delta)
         terms = Terms(
-            session=keys().hex(), epsilon=budget.epsilon, delta=budget.delta, group=self.records_per_person, seed=seed
+            session=keys().hex(),
+            epsilon=budget.epsilon,
+            delta=budget.delta,
+            group=self.records_per_person,
+            seed=seed,
         )
         return SpuPool(members, workload, services, terms, size_variance, self.on_event or (lambda event: None))
 

@@ -33,6 +33,7 @@ from marginal_sdg.crypto import answering
 from marginal_sdg.crypto.channel import Channel
 from marginal_sdg.crypto.identity import AUTHORITY, CERTIFICATE, KEY, Identity, certified, issue
 from marginal_sdg.crypto.rss import SERVERS, Shares
+from marginal_sdg.crypto.spu import cost
 from marginal_sdg.crypto.spu.engine import first_largest
 from marginal_sdg.crypto.spu.questions import (
     CLIENT,
@@ -213,6 +214,25 @@ def test_every_answer_equals_the_ideal_pools(clients, domain, tmp_path):
         assert server._noise._ledger.spent == pair.ledger.spent
 
 
+def sent(pool):
+    return int(pool.traffic.of("wire", "server", "sent").sum())
+
+
+def test_linear_questions_send_the_bytes_of_the_formula(clients, tmp_path):
+    pair = Pair(clients, here(tmp_path))
+    start = sent(pair.spu)
+    pair.join((0, 4))
+    joined = sent(pair.spu)
+    pair.check_size()
+    sized = sent(pair.spu)
+    assert (joined - start, sized - joined) == (cost.admit(14), cost.measure(1))
+    for pool in (pair.spu, pair.ideal):
+        pool.prepare(FIRST + MORE)
+    prepared = sent(pair.spu)
+    pair.check_measurement()
+    assert (prepared - sized, sent(pair.spu) - prepared) == (cost.admit(52), cost.measure(43))
+
+
 def test_without_a_seed_every_server_draws_its_own_part_and_books_first(clients, tmp_path):
     services = here(tmp_path, simulate=False)
     pair = Pair(clients, services, agreed=terms(seed=None))
@@ -306,8 +326,9 @@ def test_servers_that_are_asked_different_things_answer_nothing(clients, tmp_pat
     assert services[0]._engine.transport.transcript.opened == []
 
 
-def uploaded(wave=9, sizes=(3, 4, 2, 5, 12, 40), words=8, **other):
-    return pack(Upload(terms=terms(**other), client=1, wave=wave, sizes=sizes), bytes(words * sum(sizes)))
+def uploaded(pair, wave=9, sizes=(3, 4, 2, 5, 12, 40), words=8, **other):
+    agreed = pair.spu._terms.model_copy(update=other)
+    return pack(Upload(terms=agreed, client=1, wave=wave, sizes=sizes), bytes(words * sum(sizes)))
 
 
 def admitted(clients=(1,), wave=9, sizes=(3, 4, 2, 5, 12, 40), joins=True):
@@ -320,32 +341,35 @@ def voted(weights=(1, 1), penalties=(0, 0), expected=0):
 
 
 UPLOADS = [
-    (uploaded(words=7), "server 1: 462 bytes do not fit 66 cells"),
-    (uploaded(session="another"), "another session"),
-    (uploaded(seed=None), "other terms"),
-    (uploaded(wave=3), "too late"),
+    ({"words": 7}, "server 1: 462 bytes do not fit 66 cells"),
+    ({"session": "another"}, "another session"),
+    ({"session": "one"}, "another session"),  # as the coordinator calls it
+    ({"seed": None}, "other terms"),
+    ({"epsilon": 39.0}, "other terms"),
+    ({"wave": 3}, "too late"),
 ]
 
 
-@pytest.mark.parametrize(("question", "message"), UPLOADS)
-def test_a_wrong_upload_is_refused_and_the_session_goes_on(clients, domain, tmp_path, question, message):
+@pytest.mark.parametrize(("changed", "message"), UPLOADS)
+def test_a_wrong_upload_is_refused_and_the_session_goes_on(clients, domain, tmp_path, changed, message):
     services = here(tmp_path)
     pair = Pair(clients, services)
     pair.grow()
     with pytest.raises(ProtocolError, match=message):
-        services[1].ask(Step.UPLOAD, question)
+        services[1].ask(Step.UPLOAD, uploaded(pair, **changed))
     pair.join((1,))
     pair.check_selections(domain, 1)
 
 
 def test_an_upload_counts_once(clients, tmp_path):
     services = here(tmp_path)
-    Pair(clients, services).grow()
-    services[1].ask(Step.UPLOAD, uploaded())
+    pair = Pair(clients, services)
+    pair.grow()
+    services[1].ask(Step.UPLOAD, uploaded(pair))
     with pytest.raises(ProtocolError, match="repeated"):
-        services[1].ask(Step.UPLOAD, uploaded())
+        services[1].ask(Step.UPLOAD, uploaded(pair))
     with pytest.raises(ProtocolError, match="misdirected"):
-        services[2].ask(Step.UPLOAD, uploaded())
+        services[2].ask(Step.UPLOAD, uploaded(pair))
 
 
 WRONG = [
@@ -661,6 +685,23 @@ def test_spu_finds_the_first_largest_beyond_32_bits(clients, domain, servers):
         for scores in tricky(np.random.default_rng(1)):
             vote = Ballot(layout, nothing, np.zeros(6, np.int64), sum(pair.scores()) - scores, most=2000)
             assert pair.spu.select(vote, [], STEP) == np.argmax(scores)
+
+
+@ON_SPU
+@pytest.mark.slow
+def test_a_selection_sends_the_bytes_of_the_formula(clients, domain, servers):
+    """The constants were read off other sizes."""
+    rng = np.random.default_rng(3)
+    with ExitStack() as stack:
+        pair = Pair(clients, connected([server.address for server in servers], 60, stack, asker(servers)))
+        pair.grow()
+        for cliques in (FIRST, FIRST[:3] + MORE, FIRST[:1], (FIRST + MORE) * 7):
+            layout = Layout(domain, cliques)
+            expected = rng.integers(0, 3, int(layout.offsets[-1]))
+            nothing = np.zeros(len(cliques), np.int64)
+            before = sent(pair.spu)
+            pair.spu.select(Ballot(layout, expected, nothing, nothing, most=2000), [], STEP)
+            assert sent(pair.spu) - before == cost.select(len(cliques), np.count_nonzero(expected))
 
 
 @ON_SPU

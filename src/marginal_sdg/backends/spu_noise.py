@@ -8,8 +8,7 @@ from fractions import Fraction
 import numpy as np
 
 from marginal_sdg.backends.spu_limits import Limits
-from marginal_sdg.crypto.spu.questions import Opening, Seed
-from marginal_sdg.marginals import Counts
+from marginal_sdg.crypto.spu.questions import Integers, Opening, Seed
 from marginal_sdg.privacy.joint import SERVERS
 from marginal_sdg.privacy.ledger import Ledger
 from marginal_sdg.privacy.noise import Source
@@ -42,18 +41,18 @@ class ServersNoise:
         (drawn,) = sizes.parts[self._own]
         self._sizes = iter(drawn.reshape(-1, 1))
 
-    def size(self) -> Counts:
+    def size(self) -> Integers:
         """(1,) for the next cohort: there are at most as many as clients."""
         return next(self._sizes)
 
-    def cells(self, sizes: Sequence[int], variance: Fraction) -> Counts:
+    def cells(self, sizes: Sequence[int], variance: Fraction) -> Integers:
         """For the cells of some cliques, in each of which a record is counted once."""
         noise = self._ledger.gaussian_parts(
             sizes, variance, per_record=len(sizes), here=self._here, what=f"measure {len(sizes)} marginals"
         )
         return np.concatenate(noise.parts[self._own])
 
-    def scores(self, candidates: int, epsilon2: Fraction) -> tuple[Counts, int, int]:
+    def scores(self, candidates: int, epsilon2: Fraction) -> tuple[Integers, int, int]:
         """For (candidates,) L1 norms; the noise's steps in a record; a bound on all servers' noise."""
         noise = self._ledger.gumbel_parts(
             candidates,

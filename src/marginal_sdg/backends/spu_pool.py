@@ -87,12 +87,13 @@ class SpuPool:
         self._clients = clients
         self._workload = workload
         self._services = services
-        self._terms = terms
         self._tell = tell
         self._members: list[int] = []
         self._shared = Layout(workload.domain, workload.one_way)  # what every member has shared
         self._waves = 0  # how often clients were asked for answers
-        self._all(Step.OPEN, pack(Opening(terms=terms, clients=len(clients), variance=str(size_variance))))
+        opening = pack(Opening(terms=terms, clients=len(clients), variance=str(size_variance)))
+        names = [b"".join(answer).decode() for answer in self._all(Step.OPEN, opening)]
+        self._terms = terms.model_copy(update={"session": " ".join(names)})
 
     # -- clients -----------------------------------------------------------------------------------------------
 

@@ -178,7 +178,7 @@ class Channel:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         try:
             if kind is None:
-                self._send(_BYE, b"")
+                self._put(_BYE, b"")
                 self._stream.outgoing.close()
                 self._stream.incoming.take(_GREETING_SECONDS)  # until the service has heard it
         except (ClosedError, TimeoutError, LostError):  # a goodbye that nobody hears does no harm

@@ -8,8 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from marginal_sdg.crypto.identity import certified, issue
 from marginal_sdg.crypto.rss import SERVERS
@@ -17,6 +16,9 @@ from marginal_sdg.crypto.spu.questions import COORDINATOR, client_role, role
 from marginal_sdg.domain import Domain
 from marginal_sdg.errors import ProtocolError
 from marginal_sdg.processes import free_ports
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LEDGER, TABLE, DOMAIN = "ledger.json", "table.csv", "domain.yaml"
 
@@ -50,7 +52,7 @@ def launch(home: Path, python: str = sys.executable, options: Sequence[str] = ()
 def launch_clients(
     home: Path, frames: Sequence[pd.DataFrame], domain: Domain, servers: Sequence[str], options: Sequence[str] = ()
 ) -> Iterator[list[Launched]]:
-    """A client for each table, by name the first is 0, which it finds in its own folder of ``home``."""
+    """A client for each table, which it finds in a folder of its own in ``home``; the first is number 0."""
     folders = [home / certified(client_role(number)) for number in range(len(frames))]
     issue(home, [folder.name for folder in folders])
     commands = []

@@ -50,6 +50,7 @@ class Reception:
         self._place = place
         self._turn = Lock()
         self._session: Session | None = None
+        self._next = Session(place)  # it takes seconds to load SPU
 
     def play(self, channel: Channel) -> None:
         """Answer a coordinator, or a client; certificates say which, and which one."""
@@ -73,13 +74,14 @@ class Reception:
             for session in own:
                 self._session = None
                 session.close()
+                self._next = Session(self._place)
                 self._turn.release()
 
     def _begin(self) -> Session:
         if not self._turn.acquire(timeout=_PATIENCE):
             raise ProtocolError("session: this server is in another one; ask again when it is over")
-        self._session = session = Session(self._place)
-        return session
+        self._session = self._next
+        return self._next
 
     def _upload(self, question: list[bytes], sender: str) -> list[bytes]:
         _, head, _ = unpack(Step.UPLOAD, question)
@@ -130,6 +132,7 @@ def _answer(pipe: Connection, place: Place) -> None:
     """The process: answer questions until there are no more, or no server to ask them."""
     Thread(target=_end_with_parent, daemon=True).start()
     log = logged_to(place.folder)
+    import jax  # noqa: F401  # while nobody waits
 
     def meet(session: str) -> SpuEngine:
         link = connect(place.rank, place.links, session, place.timeout, place.identity)

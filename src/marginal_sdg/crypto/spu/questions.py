@@ -3,7 +3,7 @@
 ==========  ====================================  ====================================  ====================
 step        head                                  words                                 answer
 ==========  ====================================  ====================================  ====================
-``OPEN``    terms, clients, variance              none                                  none
+``OPEN``    terms, clients, variance              none                                  its session's name
 ``UPLOAD``  terms, client, wave, sizes            a seed (server 0), share (server 1)   none
 ``ADMIT``   clients, wave, sizes, joins           none                                  none
 ``SIZE``    none                                  none                                  noisy number
@@ -64,7 +64,7 @@ class Seed(Head):
 
 
 class Terms(Head):
-    """What servers and clients have to agree to. ``session``: a name that no other one has."""
+    """What servers and clients have to agree to. ``session``: for servers, any name; for clients, all the servers'."""
 
     session: str
     epsilon: float

@@ -94,6 +94,7 @@ class Server:
         self._noise = noise
         self._engine: Engine | None = None
         self._terms: Terms | None = None
+        self._name = ""  # of this session, fresh: clients cannot be made to take part in another one by its name
         self._pending: dict[int, Upload] = {}  # the latest of each client
         self._payloads: dict[int, bytes] = {}
         self._waves = 0  # how many are over
@@ -120,7 +121,7 @@ class Server:
 
     def _answers(self, step: Step) -> Callable[..., bytes | None]:
         answers: dict[Step, Callable[..., bytes | None]] = {
-            Step.OPEN: self._noise.open,
+            Step.OPEN: self._open,
             Step.UPLOAD: self._upload,
             Step.ADMIT: self._admit,
             Step.SIZE: self._size,
@@ -137,7 +138,11 @@ class Server:
         transport.send((self.rank - 1) % SERVERS, np.frombuffer(own, dtype=np.uint64))
         other = transport.receive((self.rank + 1) % SERVERS, KEY_BYTES // 8).tobytes()
         self._party = Party(self.rank, transport, (own, other))
-        self._engine, self._terms = engine, terms
+        self._engine, self._terms, self._name = engine, terms, self._keys().hex()
+
+    def _open(self, head: Opening) -> bytes:
+        self._noise.open(head)
+        return self._name.encode()
 
     def _compare(self, step: Step, question: Sequence[bytes]) -> None:
         """Whether the others were asked the same, before anything is drawn or opened for it."""
@@ -160,7 +165,8 @@ class Server:
         name = f"upload of client {client} to server {self.rank}"
         if self.rank >= RECEIVERS:
             raise ProtocolError(f"{name}: misdirected; only servers 0 and 1 take any")
-        if head.terms != self._terms:
+        agreed = self._terms.model_copy(update={"session": head.terms.session}) if self._terms else None
+        if head.terms != agreed or self._name not in head.terms.session:
             raise ProtocolError(f"{name}: is for another session, or for other terms than this one's")
         if wave <= self._waves or (client in self._pending and wave < self._pending[client].wave):
             raise ProtocolError(f"{name}: too late; the others' answers have been added up")
