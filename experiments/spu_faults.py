@@ -42,7 +42,7 @@ from marginal_sdg.datasets import load_dataset, partition
 from marginal_sdg.errors import MarginalSDGError, ProtocolError
 from marginal_sdg.marginals import Layout
 from marginal_sdg.privacy import Source
-from marginal_sdg.spu.launch import LEDGER, Launched, launch, launch_clients
+from marginal_sdg.spu.launch import LEDGER, Launched, issue_servers, launch, launch_clients
 
 DATASET, CLIENTS, BUDGET, SEED = "diabetes_pima", 10, Budget(1.0, 1e-5), 1
 FIT: dict[str, Any] = {"rounds": 2, "workload": 4, "participation": 0.6, "seed": SEED}
@@ -294,7 +294,8 @@ def _pause(name: str, seconds: float, deployment: Deployment, _: Terms) -> None:
 
 
 def _foreign(name: str, deployment: Deployment) -> None:
-    issue(deployment.home / "elsewhere", [name])
+    issue_servers(deployment.home / "elsewhere")
+    issue(deployment.home / "elsewhere", ["client-2"])
     _renew(name, deployment, identity=deployment.home / "elsewhere" / name)
 
 
@@ -348,9 +349,9 @@ TOLD = """DistAIM on {dataset} (epsilon 1, {rounds} rounds, {clients} clients th
 between processes: three servers on SPU, a process per client, a coordinator, and certificates at both ends. A fit
 without faults releases what the same fit in the clear does, for the same seed: "the same releases". Servers and
 clients book a session in their ledger files before they draw or share anything for it; the coordinator's ledger makes
-{charges} charges in a whole fit. `s after it`: from the fault to the outcome, or of the whole fit where it is there from
-the start. `asked again`: the same fit, once what was killed has been started again. Seconds are wall time, with the
-start of the coordinator, on a machine with other work; everybody waits {timeout:.0f} s for others.
+{charges} charges in a whole fit. `s after it`: from the fault to the outcome, or of the whole fit where it is there
+from the start. `asked again`: the same fit, once what was killed has been started again. Seconds are wall time, with
+the start of the coordinator, on a machine with other work; everybody waits {timeout:.0f} s for others.
 
 """
 
@@ -366,7 +367,7 @@ def main() -> None:
     ideal = DistAIM(DATA.domain, epsilon=BUDGET.epsilon, **FIT).fit(clients)
     path = options.out / "faults.csv"
     known = pd.read_csv(path, keep_default_na=False).to_dict("records") if path.exists() else []
-    rows: dict[Any, dict[str, Any]] = {(row["fault"], row["stage"]): row for row in known}
+    rows: dict[Any, Any] = {(row["fault"], row["stage"]): row for row in known}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         deployment = Deployment(folder, options.server_python, stack)

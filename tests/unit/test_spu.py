@@ -61,7 +61,7 @@ from marginal_sdg.schedule import Step as Round
 from marginal_sdg.spu import session as spu_session
 from marginal_sdg.spu.__main__ import main
 from marginal_sdg.spu.launch import launch, launch_clients
-from marginal_sdg.spu.session import Reception
+from marginal_sdg.spu.session import LINKS, Reception
 
 PYTHON = os.environ.get("MARGINAL_SDG_SPU_PYTHON") or (sys.executable if find_spec("spu") else "")
 ON_SPU = pytest.mark.skipif(not PYTHON, reason="spu is not installed, nor MARGINAL_SDG_SPU_PYTHON set")
@@ -745,11 +745,10 @@ def test_a_killed_server_ends_the_fit_in_one_line_and_a_restarted_one_serves_the
 
 @ON_SPU
 @pytest.mark.slow
-def test_a_server_with_another_authoritys_certificate_is_not_let_in(clients, tmp_path):
+def test_the_link_takes_no_certificate_but_the_three_servers_own(clients, tmp_path):
     with launch(tmp_path, PYTHON, [*LIMITS, "--link-timeout", "5"]) as servers, ExitStack() as stack:
-        issue(tmp_path / "others", ["server-2"])
-        for file in (AUTHORITY, CERTIFICATE, KEY):  # for its links; its service has read its own
-            (tmp_path / "others" / "server-2" / file).replace(servers[2].folder / file)
+        for file in (AUTHORITY, CERTIFICATE, KEY):  # that all know, but is none of the three's own
+            (servers[2].folder / file).replace(servers[2].folder / LINKS / file)
         services = connected([server.address for server in servers], 60, stack, asker(servers))
         with pytest.raises(ProtocolError, match=r"^server \d: link: ") as error:
             Pair(clients, services)

@@ -9,6 +9,7 @@ import numpy as np
 
 from marginal_sdg.backends.spu_limits import Limits
 from marginal_sdg.crypto.spu.questions import Integers, Opening, Seed
+from marginal_sdg.errors import ProtocolError
 from marginal_sdg.privacy.joint import SERVERS
 from marginal_sdg.privacy.ledger import Ledger
 from marginal_sdg.privacy.noise import Source
@@ -43,7 +44,9 @@ class ServersNoise:
 
     def size(self) -> Integers:
         """(1,) for the next cohort: there are at most as many as clients."""
-        return next(self._sizes)
+        if (noise := next(self._sizes, None)) is None:
+            raise ProtocolError("size: there are more cohorts than clients; nothing is left for another one")
+        return noise
 
     def cells(self, sizes: Sequence[int], variance: Fraction) -> Integers:
         """For the cells of some cliques, in each of which a record is counted once."""

@@ -31,8 +31,8 @@ from marginal_sdg.errors import ConfigError
 from marginal_sdg.privacy.budget import Budget
 from marginal_sdg.privacy.noise import Source
 from marginal_sdg.processes import run, say, told_by, wait
-from marginal_sdg.spu.launch import LEDGER, launch, launch_clients
-from marginal_sdg.spu.session import Place, Reception
+from marginal_sdg.spu.launch import LEDGER, issue_servers, launch, launch_clients
+from marginal_sdg.spu.session import LINKS, Place, Reception
 
 
 def serve(place: Place, where: str, timeout: float, tell: Callable[[str], None], identity: Identity | None) -> Service:
@@ -45,6 +45,8 @@ def _serve(options: argparse.Namespace) -> None:
     if not 0 <= options.rank < SERVERS:
         raise ConfigError(f"rank: must be 0, 1 or 2, got {options.rank}")
     identity = Identity.given(options.identity)
+    if identity is not None:
+        Identity.load(options.identity / LINKS)
     links = _addresses("links", options.links, SERVERS, identity)
     library()
     limits = _limits(options)
@@ -90,8 +92,8 @@ def _limits(options: argparse.Namespace) -> Limits:
 
 
 def _certify(options: argparse.Namespace) -> None:
-    names = [*map(role, range(SERVERS)), COORDINATOR, *map(client_role, range(options.clients))]
-    issue(options.out, map(certified, names))
+    issue_servers(options.out)
+    issue(options.out, [COORDINATOR, *(certified(client_role(number)) for number in range(options.clients))])
     say("certificates", f"{options.out}: a folder for each; give each to its owner alone, and keep {KEY} offline")
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from marginal_sdg.crypto.identity import certified, issue
@@ -16,6 +18,7 @@ from marginal_sdg.crypto.spu.questions import COORDINATOR, client_role, role
 from marginal_sdg.domain import Domain
 from marginal_sdg.errors import ProtocolError
 from marginal_sdg.processes import free_ports
+from marginal_sdg.spu.session import LINKS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,14 +35,28 @@ class Launched:
     address: str
 
 
+def issue_servers(home: Path) -> list[Path]:
+    """Their folders in ``home``, each with an identity, and in ``LINKS`` one for SPU's link between them.
+
+    The link asks for a certificate, not for whose it is: these are of an authority of the three alone, which is gone.
+    """
+    names = [certified(role(rank)) for rank in range(SERVERS)]
+    issue(home, names)
+    with TemporaryDirectory() as once:
+        issue(Path(once), names)
+        for name in names:
+            shutil.copytree(Path(once) / name, home / name / LINKS, dirs_exist_ok=True)
+    return [home / name for name in names]
+
+
 @contextmanager
 def launch(home: Path, python: str = sys.executable, options: Sequence[str] = ()) -> Iterator[list[Launched]]:
     """Servers 0, 1 and 2 in folders of ``home``, until the block ends; ``home / COORDINATOR`` is who may ask them.
 
     ``python``: of an environment that has this package and SPU; ``options``: of the command ``server``, further ones.
     """
-    folders = [home / certified(role(rank)) for rank in range(SERVERS)]
-    issue(home, [COORDINATOR, *(folder.name for folder in folders)])
+    folders = issue_servers(home)
+    issue(home, [COORDINATOR])
     links = ",".join(f"127.0.0.1:{port}" for port in free_ports(SERVERS))
     commands = [
         [python, *_MODULE, "server", "--rank", str(rank), "--links", links, *options] for rank in range(SERVERS)

@@ -23,6 +23,7 @@ from marginal_sdg.crypto.spu.server import Server
 from marginal_sdg.errors import MarginalSDGError, ProtocolError
 from marginal_sdg.privacy.noise import Source
 
+LINKS = "links"  # in a server's identity, that for the link between servers
 _GLANCE = 0.5  # seconds
 _PATIENCE = 10.0  # with the session before
 
@@ -135,7 +136,8 @@ def _answer(pipe: Connection, place: Place) -> None:
     import jax  # noqa: F401  # while nobody waits
 
     def meet(session: str) -> SpuEngine:
-        link = connect(place.rank, place.links, session, place.timeout, place.identity)
+        identity = None if place.identity is None else place.identity / LINKS
+        link = connect(place.rank, place.links, session, place.timeout, identity)
         return SpuEngine(place.rank, link, log)
 
     server = Server(place.rank, meet, Source.system().key, ServersNoise(place.rank, place.limits))

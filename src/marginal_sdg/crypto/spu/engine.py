@@ -187,7 +187,7 @@ def _content(spu: Any, share: Any) -> bytes:
 def connect(rank: int, servers: Sequence[str], session: str, timeout: float, identity: Path | None) -> Any:
     """SPU's link between three servers at host:port, under mutual TLS with the ``Identity`` of a folder.
 
-    SPU lets in whoever has a certificate of the authority, whatever its name.
+    SPU lets in whoever has a certificate of the authority, whatever its name: it should be one of the servers alone.
     Waits for the others, ``timeout`` seconds at most, and as long for any message of theirs. After an error the
     process should end: SPU goes on trying.
     """
