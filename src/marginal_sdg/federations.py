@@ -227,7 +227,7 @@ class DistAIM(_Federation):
         Folder with this process's certificate and key, made by ``python -m marginal_sdg.spu certificates``. Without
         one, connections are neither encrypted nor authenticated, and all servers must be on this machine.
     timeout : float
-        Seconds to wait for an answer of theirs, or of a client's elsewhere.
+        Seconds to wait for an answer of theirs; for one of a client elsewhere, a quarter of it.
 
     Examples
     --------

@@ -11,7 +11,7 @@ import os
 import re
 import subprocess
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from fractions import Fraction
 from importlib.util import find_spec
 from queue import Empty, SimpleQueue
@@ -600,6 +600,44 @@ def test_certificates_say_who_may_do_what(deployment, name, step, message):
     identity = Identity.load(identities / name)
     with pytest.raises(ProtocolError, match=message), Channel.connect(servers[0], role(0), 10.0, identity) as channel:
         channel.ask(step, questions[step])
+
+
+class Still:
+    """A server that has nothing to say."""
+
+    def ask(self, step, question):
+        return []
+
+
+def test_a_server_has_one_session_at_a_time(monkeypatch):
+    monkeypatch.setattr(spu_session, "Session", Direct)
+    monkeypatch.setattr(spu_session, "_PATIENCE", 0.1)
+    play = Reception(Still()).play
+    service = answering.serve(role(0), [COORDINATOR], play, "127.0.0.1:0", 5.0, lambda line: None, together=True)
+    with closing(service), ExitStack() as stack:
+        first, second = (
+            stack.enter_context(Channel.connect(f"127.0.0.1:{service.port}", role(0), 5.0)) for _ in range(2)
+        )
+        first.ask(Step.OPEN, [b"{}"])
+        with pytest.raises(ProtocolError, match="in another one"):
+            second.ask(Step.OPEN, [b"{}"])
+        first.__exit__(None, None, None)
+        with Channel.connect(f"127.0.0.1:{service.port}", role(0), 5.0) as third:
+            third.ask(Step.OPEN, [b"{}"])
+
+
+def test_who_asks_is_told_what_is_wrong_even_where_no_log_can_be_written():
+    def full(line):
+        raise OSError(line)
+
+    def play(channel):
+        raise ProtocolError("something")
+
+    service = answering.serve(role(0), [COORDINATOR], play, "127.0.0.1:0", 5.0, full)
+    with closing(service), ExitStack() as stack:
+        channel = stack.enter_context(Channel.connect(f"127.0.0.1:{service.port}", role(0), 5.0))
+        with pytest.raises(ProtocolError, match="something"):
+            channel.ask(Step.OPEN, [b"{}"])
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ from marginal_sdg.marginals import Counts, Layout
 from marginal_sdg.schedule import Step as Round
 from marginal_sdg.workload import Workload
 
-_AT_ONCE = 8  # clients elsewhere that share
+_AT_ONCE = 32  # clients elsewhere that share
 _COHORTS = 3  # of which nobody comes end a pool that is empty
 
 
@@ -219,18 +219,21 @@ class Here:
 
 
 class Elsewhere:
-    """Clients in processes of their own, at "host:port" in the order of their numbers."""
+    """Clients in processes of their own, at "host:port" in the order of their numbers.
+
+    Each has a quarter of ``timeout``, seconds: servers wait as well, for the coordinator, who must not lose them.
+    """
 
     def __init__(self, addresses: Sequence[str], timeout: float, identity: Path | str | None) -> None:
         self._addresses = addresses
-        self._timeout = timeout
+        self._timeout = timeout / 4
         self._identity = Identity.given(identity)
 
     def __len__(self) -> int:
         return len(self._addresses)
 
     def share(self, asked: Sequence[Sharing]) -> list[list[int] | MarginalSDGError]:
-        """Some at once; one that says nothing is given up after the timeout."""
+        """Many at once; one that says nothing is given up."""
         with ThreadPoolExecutor(_AT_ONCE) as threads:
             return list(threads.map(self._ask, asked))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from threading import Lock
 
 from marginal_sdg.crypto.channel import Channel
@@ -42,7 +42,8 @@ def serve(
                 play(channel)
                 tell("session done")
             except MarginalSDGError as error:
-                tell(f"session ended: {error}")
+                with suppress(OSError):  # there may be no room for a log
+                    tell(f"session ended: {error}")
                 channel.fail(error)
 
     return Service(where, session, identity)
