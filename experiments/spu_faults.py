@@ -233,7 +233,7 @@ def faults() -> Iterator[Fault]:
         yield Fault("kill -9 of the coordinator", stage, at, _kill_coordinator)
     lost, back = partial(_kill, "client-3", 0.0), partial(_start, "client-3")
     yield Fault("kill -9 of client-3", "join", ("share", 1), lost, mend=back)
-    yield Fault("kill -9 of client-3, which has joined", "further answers", ("select", 1), lost, mend=back)
+    yield Fault("kill -9 of client-3, which has joined", "further answers", ("share", 3), lost, mend=back)
     for what, some in (("20% of the", LOST), ("all", [f"client-{number}" for number in range(CLIENTS)])):
         gone, back = partial(Deployment.kill, names=some), partial(Deployment.start, names=some)
         yield Fault(f"{what} clients are gone", "start", before=gone, mend=back)
@@ -384,7 +384,9 @@ def main() -> None:
         charges=len(ideal.ledger.charges),
         timeout=TIMEOUT,
     )
-    text = signed_table(told, list(rows.values()), "python experiments/spu_faults.py --server-python PYTHON")
+    ordered = [rows[fault.what, fault.stage] for fault in faults()]
+    pd.DataFrame(ordered).to_csv(path, index=False)
+    text = signed_table(told, ordered, "python experiments/spu_faults.py --server-python PYTHON")
     (options.out / "faults.md").write_text(text, encoding="utf-8")
 
 
