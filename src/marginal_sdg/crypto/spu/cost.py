@@ -23,7 +23,7 @@ def absolute(count: int) -> int:
 
 def first_largest(count: int) -> int:
     """Of the place of the largest of ``count`` scores."""
-    return PAIR * count**2 + CANDIDATE * count + PLACE
+    return PAIR * count**2 + CANDIDATE * count + PLACE if count > 1 else 0
 
 
 def select(candidates: int, compared: int) -> int:
