@@ -510,6 +510,7 @@ def test_a_refused_message_costs_no_decryption_and_releases_nothing(run):
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # of JAX, where another test has imported it
 def test_a_forked_process_makes_no_ciphertext(run):
     """Its random numbers would be those of its parent."""
     holder = run.holder(90)
