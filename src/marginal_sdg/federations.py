@@ -181,9 +181,13 @@ class FLAIM(_Federation):
             least=least,
             noise=self.noise,
         )
-        self._run(backend, workload, account, start_rounds=8 * len(self.domain))
+        self._run(backend, workload, account)
         self.communication_ = members.traffic.summary()
         return self
+
+    @property
+    def _start_rounds(self) -> int:
+        return 8 * len(self.domain)  # FLAIM Appendix B.4
 
     def _check_elsewhere(self) -> None:
         """What clients can do that share nothing with the server but messages."""
@@ -277,7 +281,7 @@ class DistAIM(_Federation):
                 exact_sizes=None if self._sound else [len(table) for table in tables],
                 elsewhere=self.engine == "spu",
             )
-            self._run(backend, workload, account, start_rounds=16 * len(self.domain))
+            self._run(backend, workload, account)
         self.communication_ = pool.traffic.summary()
         return self
 

@@ -116,7 +116,7 @@ class FHAIM(Synthesizer):
             vault = self._vault(tables, workload, connections)
             distance = Distance(self.score, self.max_records, approximate=self.engine == "ckks")
             backend = EncryptedBackend(vault, workload, distance, holders=holders, elsewhere=len(self.others))
-            self._run(backend, workload, account, start_rounds=16 * len(self.domain))
+            self._run(backend, workload, account)
         self.communication_ = vault.traffic
         self.encryption_ = vault.costs()
         return self

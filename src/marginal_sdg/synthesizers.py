@@ -28,7 +28,7 @@ from marginal_sdg.privacy.budget import Budget
 from marginal_sdg.privacy.ledger import Ledger
 from marginal_sdg.public import PublicKnowledge
 from marginal_sdg.release import Measurement
-from marginal_sdg.schedule import plan_schedule
+from marginal_sdg.schedule import annealing_start, plan_schedule
 from marginal_sdg.stored import StoredTable
 from marginal_sdg.workload import Workload
 
@@ -94,10 +94,15 @@ class Synthesizer(Estimator):
     @property
     def _planned_rounds(self) -> int:
         """The number of rounds, or the one that annealing starts from."""
-        return self.rounds if isinstance(self.rounds, int) else 16 * len(self.domain)
+        return self.rounds if isinstance(self.rounds, int) else self._start_rounds
 
-    def _run(self, backend: Backend, workload: Workload, ledger: Ledger, start_rounds: int) -> None:
-        schedule = plan_schedule(self.rounds, backend.costs, ledger.allowance, self.gaussian_share, start_rounds)
+    @property
+    def _start_rounds(self) -> int:
+        """Annealing starts with the noise of so many rounds."""
+        return annealing_start(len(self.domain), sound=self._sound)
+
+    def _run(self, backend: Backend, workload: Workload, ledger: Ledger) -> None:
+        schedule = plan_schedule(self.rounds, backend.costs, ledger.allowance, self.gaussian_share, self._start_rounds)
         public = self._public(workload.domain)
         for measurement in public.known:
             ledger.warn(statement(measurement))
@@ -138,7 +143,8 @@ class AIM(Synthesizer):
     delta : float
         Of (epsilon, delta)-differential privacy.
     rounds : int or "adaptive"
-        T rounds with equal noise (FLAIM Lemma 4.1), or AIM's budget annealing.
+        T rounds with equal noise (FLAIM Lemma 4.1), or AIM's budget annealing, from the noise of 8 rounds an attribute
+        (with ``calibration="paper"`` of 16).
     gaussian_share : float
         Share of the budget that measurements get; the rest pays for selections.
     workload : Workload, int or list of cliques
@@ -205,7 +211,7 @@ class AIM(Synthesizer):
             share = Fraction(str(self.bins_share))
             encoded = adapt(encoded, self.adaptive_bins, share * account.allowance, account)
             workload = replace(workload, domain=encoded.domain)
-        self._run(self._backend(encoded, workload), workload, account, start_rounds=16 * len(self.domain))
+        self._run(self._backend(encoded, workload), workload, account)
         self.communication_ = dict.fromkeys(COLUMNS, 0.0)
         return self
 

@@ -20,7 +20,7 @@ from marginal_sdg.experiment.run import make_workload
 from marginal_sdg.experiment.targets import Targets
 from marginal_sdg.federations import SIZE_SHARE
 from marginal_sdg.privacy.budget import Budget
-from marginal_sdg.schedule import plan_schedule
+from marginal_sdg.schedule import annealing_start, plan_schedule
 
 PROCESS_MB = 250  # of a worker before it fits anything: Python, libraries, a data set
 CTGAN_MB = 1000  # of training and evaluating a GAN: compiled steps, the mixture, products with test rows
@@ -52,7 +52,7 @@ def split_budget(cell: RunParams, attributes: int, first: int | None = None, bin
     sound = cell.calibration == "sound"
     rho = Budget(cell.epsilon, cell.delta).rho / (cell.records_per_person or 1) ** 2  # of a single record
     initial = 1 if cell.method == "MWEM+PGM" else attributes if first is None else first
-    costs, start = replace(AIM_COSTS, initial=initial), 16 * attributes
+    costs, start = replace(AIM_COSTS, initial=initial), annealing_start(attributes, sound=sound)
     if cell.method in VARIANTS:
         assert cell.local_steps is not None
         costs = flaim_costs(METHODS[VARIANTS[cell.method]], attributes, cell.local_steps, sound=sound)
