@@ -256,17 +256,18 @@ def _numbers(mine: pd.DataFrame, ours: pd.DataFrame) -> dict[str, str]:
     done = mine[mine["failed"].isna()]
     stopped = done.empty and mine["failed"].str.startswith(STOPPED).any()
     bound, cpu = (">", mine["process_cpu_seconds"].max()) if stopped else ("", done["cpu_seconds"].mean())
-    error = done["error"].mean()
+    error, rows = done["error"].mean(), done["rows"]
+    deviation = f" ± {done['error'].std() / len(done) ** 0.5:.4f}" if len(done) > 1 else ""
     numbers = {
         "version": ", ".join(done["version"].unique()),
-        "error": f"{error:.4f}",
-        "by run": ", ".join(f"{value:.4f}" for value in done["error"]),
+        "runs": str(len(done)),
+        "error": f"{error:.4f}{deviation}" if len(done) else "nan",
         "error / ours": f"{error / ours['error'].mean():.2f}",
         "CPU s": f"{bound}{cpu:.3g}",
         "CPU / ours": f"{bound}{cpu / ours['cpu_seconds'].mean():.3g}",
         "wall s": f"{done['wall_seconds'].mean():.3g}",
         "peak MB": f"{mine['peak_mb'].max():.0f}",
-        "rows": ", ".join(f"{value:.0f}" for value in done["rows"]),
+        "rows": f"{rows.min():.0f} to {rows.max():.0f}" if rows.nunique() > 1 else f"{rows.max():.0f}",
         "failed": "; ".join(mine["failed"].dropna().unique()) if len(mine) else "not run yet",
     }
     return {name: "" if value == "nan" else value for name, value in numbers.items()}
@@ -302,9 +303,9 @@ HEAD = """AIM of each package on all {rows:,} records of {dataset}, {columns} co
 domain: epsilon {epsilon:g}, delta {delta:g}, workload all {count} {ways}-way marginals, other parameters at
 each package's defaults but for the options named. Adding or removing one record is protected against by all
 of them. Error: mean L1 distance of the workload's normalised marginals, synthetic against real, measured by
-us for all. CPU and wall seconds: fit and sample, without imports, on one core of a shared machine, in cold
-processes; peak memory: the whole process. Ratios are to our mean. `>`: stopped; CPU seconds are then those
-of the whole process so far.
+us for all, with the standard error of the mean over runs. CPU and wall seconds: fit and sample, without
+imports, on one core of a shared machine, in cold processes; peak memory: the whole process. Ratios are to
+our mean. `>`: stopped; CPU seconds are then those of the whole process so far.
 
 """
 
