@@ -69,6 +69,14 @@ class Role:
         self.said.append(line)
         self._ended.set()
 
+    def has_taken(self, count):
+        """Wait until so many chunks have come."""
+        for _ in range(1000):
+            if self.came and len(self.came[-1]) >= count:
+                return
+            sleep(TIMEOUT / 1000)
+        raise AssertionError(f"{count} chunks have not come")
+
     def ended(self):
         """Wait until the session is over."""
         assert self._ended.wait(TIMEOUT)
@@ -138,6 +146,7 @@ def test_only_chunks_that_are_not_stored_are_sent_again(role):
     def chunks():
         for number in range(100):
             if number == 70:
+                role.has_taken(1 + kept._EVERY)
                 role.again()
             yield bytes([number]) * 10_000
 
