@@ -349,13 +349,16 @@ def write(out: Path, rows: dict[str, dict[str, Any]]) -> None:
 
 def traffic(rows: list[dict[str, Any]]) -> str:
     """The bytes of the undisturbed runs."""
-    shown = []
+    shown, envelope = [], dict[str, float]()
     for row in rows:
         questions, seconds = 5 + 9 * FAULTS[row["fault"]][2], SETTLE + IDLE + row["wall s"]
         shown.append({"run": row["fault"], **{name: f"{row[name]:,.0f}" for name in WIRE}})
         for way in ("out", "in"):
-            beyond = row[f"relay {way}"] - row[f"payload {way}"] - row[f"idle {way}"] * seconds
-            shown[-1][f"Flower's a question {way}"] = f"{beyond / questions:,.0f}"
+            known = row[f"payload {way}"] + row[f"idle {way}"] * seconds
+            own = (row[f"relay {way}"] - known) / questions
+            formula = known + questions * envelope.setdefault(way, own)
+            shown[-1][f"Flower's a question {way}"] = f"{own:,.0f}"
+            shown[-1][f"relay / formula {way}"] = f"{row[f'relay {way}'] / formula:.3f}"
     return BYTES + markdown_table(shown) if shown else ""
 
 
@@ -366,7 +369,7 @@ A client's mean, out and in. "relay": what passed a relay before every SuperNode
 TLS and HTTP included; "payload": what is in FLAIM's messages, by formula; "idle": a second, while nothing was asked,
 for a SuperNode asks for work all the time. What is left is Flower's own for each question (it packs messages with
 names, types and identifiers, fetches the app, and reports a process for each): about the same however long the message
-is. So bytes are the formula's where messages are long, and Flower's where they are short.
+is. "formula": payload, idle seconds, and what the first run had of Flower's own for each question.
 
 """
 
