@@ -292,6 +292,16 @@ def test_a_worker_that_dies_fails_its_run_only(place: Place) -> None:
     assert {row["privacy"] for row in place.rows()} == {"1"}  # one BLAS thread in each worker
 
 
+def test_the_first_worker_starts_without_ctrl_c_too() -> None:
+    """Starting the first process of all starts Python's resource tracker, which unblocks the signal when it is done."""
+    start = "resource_tracker.ensure_running(); print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ()))"
+    modules = "import signal; from multiprocessing import resource_tracker; from marginal_sdg.experiment import pool"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{modules}\nwith pool._for_children():\n  {start}"], capture_output=True, check=True
+    )
+    assert done.stdout.split() == [b"True"]
+
+
 def test_ctrl_c_stops_workers_and_keeps_what_is_finished(place: Place) -> None:
     process = Process(place)
     running = process.start("--set", "seeds=100", workers=2)
