@@ -384,7 +384,7 @@ def test_charges_come_before_values(monkeypatch):
 
 # A module imports from its own package and from those in lower lines.
 LAYERS = [
-    {"errors", "simplex", "style"},
+    {"durable", "errors", "simplex", "style"},
     {"crypto", "page"},
     {"attribute", "privacy", "schedule", "scores"},
     {"domain", "processes"},

@@ -33,6 +33,7 @@ from typing import IO, Protocol
 from marginal_sdg import __version__
 from marginal_sdg.crypto.channel import Channel, LostError
 from marginal_sdg.crypto.prg import Stream
+from marginal_sdg.durable import replace_file
 from marginal_sdg.errors import ConfigError, ProtocolError
 
 RESUME, AGAIN = 248, 249  # questions: a session by its name; the last answer
@@ -185,7 +186,7 @@ class _Session:
         """The session of that name and caller, from its beginning or from where it was; its state."""
         if self._party is not None:
             raise ProtocolError("session: has a name already")
-        title = sha256(b" ".join([__version__.encode(), self._channel.caller.encode(), name])).digest()
+        title = sha256(b" ".join([__version__.encode(), self._channel.certified.encode(), name])).digest()
         if list(_records(self._folder / "title")) != [title]:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder.mkdir(mode=0o700)
@@ -247,33 +248,26 @@ def _private(path: str, flags: int) -> int:
 
 def _write(path: Path, records: Iterable[bytes]) -> None:
     """A file of these records: all of it on disk, or none."""
-    new = path.with_suffix(".new")
-    with open(new, "wb", opener=_private) as file:
-        for record in records:
-            _append(file, record)
-        os.fsync(file.fileno())
-    new.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    replace_file(path, _framed(records))
 
 
 def _append(file: IO[bytes], record: bytes) -> None:
-    file.write(_LENGTH.pack(len(record)))
-    file.write(record)
+    file.writelines(_framed([record]))
     file.flush()
+
+
+def _framed(records: Iterable[bytes]) -> Iterator[bytes]:
+    for record in records:
+        yield _LENGTH.pack(len(record))
+        yield record
 
 
 def _records(path: Path) -> Iterator[bytes]:
     """Those of a file that are whole; none where there is no file."""
-    start = 0
-    for end in _whole(path):
+    if ends := _whole(path):
         with path.open("rb") as file:
-            file.seek(start + _LENGTH.size)
-            yield file.read(end - start - _LENGTH.size)
-        start = end
+            for _ in ends:
+                yield file.read(*_LENGTH.unpack(file.read(_LENGTH.size)))
 
 
 def _whole(path: Path) -> list[int]:

@@ -18,10 +18,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from marginal_sdg.durable import replace_file
 from marginal_sdg.errors import ConfigError, ProtocolError
 from marginal_sdg.flower.kept import from_line, to_line
 from marginal_sdg.flower.messages import Fields, Wire
-from marginal_sdg.privacy.durable import replace_file
 from marginal_sdg.privacy.noise import Source
 
 _FORMAT = "marginal_sdg.flower.journal/1"
@@ -41,7 +41,7 @@ class Journal:
         if not self.found:
             fit, seed = Source.system().key().hex(), int.from_bytes(Source.system().key(), "little")
             head = {"format": _FORMAT, "terms": terms, "fit": fit, "seed": seed}
-            replace_file(path, json.dumps(head) + "\n")
+            replace_file(path, [json.dumps(head).encode(), b"\n"])
         first, *lines = self._read()
         try:
             head = json.loads(first)

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from marginal_sdg.durable import locked, replace_file
 from marginal_sdg.errors import ProtocolError
 from marginal_sdg.flower.messages import Fields, Value
-from marginal_sdg.privacy.durable import locked, replace_file
 
 
 @contextmanager
@@ -29,7 +29,7 @@ def kept(path: Path) -> Iterator[dict[str, Value]]:
         before = to_line(state)
         yield state
         if to_line(state) != before:
-            replace_file(path, to_line(state))
+            replace_file(path, [to_line(state).encode()])
 
 
 def to_line(fields: Fields) -> str:

@@ -16,9 +16,9 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from ..durable import locked, replace_file
 from ..errors import BudgetError
 from .budget import Budget
-from .durable import locked, replace_file
 from .ledger import Charge, Ledger
 from .noise import Source
 
@@ -65,7 +65,7 @@ class LedgerFile:
                     "rho": str(budget.rho),
                 }
             )
-            replace_file(self.path, json.dumps(state, indent=1))
+            replace_file(self.path, [json.dumps(state, indent=1).encode()])
 
     def _read(self) -> dict[str, Any]:
         if not self.path.exists():
