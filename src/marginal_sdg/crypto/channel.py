@@ -148,11 +148,6 @@ class Channel:
         """Tell the peer that so many chunks of its question are on disk."""
         self._send(_STORED, count.to_bytes(8, "little"))
 
-    @property
-    def caller(self) -> str:
-        """The name in the peer's certificate, or empty."""
-        return self._stream.peer
-
     def fail(self, error: MarginalSDGError) -> None:
         """Tell the peer why the session is over."""
         with suppress(ClosedError, ProtocolError):  # it has gone, or takes nothing: the connection ends here anyway
