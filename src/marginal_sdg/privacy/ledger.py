@@ -160,8 +160,8 @@ class Ledger:
                 raise DataError(f"{what}: tables must be int64 counts, got {kind}; convert them first")
         self.charge(charge)
         drawn = noise.sample(sum(table.size for table in tables), self.source)
-        parts = np.split(drawn, np.cumsum([table.size for table in tables], dtype=np.int64)[:-1])
-        return [table + part.reshape(table.shape) for table, part in zip(tables, parts, strict=False)]
+        parts = np.split(drawn, np.cumsum([table.size for table in tables], dtype=np.int64))[:-1]
+        return [table + part.reshape(table.shape) for table, part in zip(tables, parts, strict=True)]
 
     def select(
         self,
