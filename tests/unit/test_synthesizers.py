@@ -47,6 +47,15 @@ def test_flaim_spends_exactly_its_budget(domain, clients, params):
     assert fitted.ledger.spent == Budget(5.0, 1e-5).rho
 
 
+@pytest.mark.parametrize(("calibration", "an_attribute"), [("sound", 8), ("paper", 16)])
+def test_annealing_starts_with_the_noise_of_so_many_rounds_an_attribute(domain, table, calibration, an_attribute):
+    terms = {"epsilon": 1.0, "calibration": calibration, "seed": 0, "workload": 2}
+    events = []
+    AIM(domain, rounds="adaptive", on_event=events.append, **terms).fit(table)
+    equal = AIM(domain, rounds=an_attribute * len(domain), **terms).fit(table)
+    assert events[0]["sigma"] == pytest.approx(equal.sigma_)
+
+
 def test_adaptive_flaim_ends_and_spends_exactly_its_budget(domain, clients):
     fitted = flaim(domain, rounds="adaptive").fit(clients)
     assert fitted.ledger.spent == Budget(5.0, 1e-5).rho
