@@ -4,13 +4,13 @@ Measured by ``experiments/scale.py`` on one core of a shared AMD EPYC server (Li
 of several repeats, at the sizes named there. They change with the machine; the bytes do not.
 """
 
-COUNT = 2.8e-8  # CPU seconds to count and score one record in one marginal
-MASK = 4.4e-10  # to expand and add one byte of a mask
-NEIGHBOUR = 2.0e-4  # to agree on keys and shares with one neighbour
-UNMASK = 1.9e-5  # of the server, to combine one share of a client's seed
-SHARE = 1.2e-8  # of a client, to split and seal one cell
-RECEIVE = 9.2e-9  # of a server, to open and add one cell of a client's share
-COMPARE = 5.8e-9  # of a server, per byte that it sends in a selection
+COUNT = 9.6e-9  # CPU seconds to count and score one record in one marginal
+MASK = 1.5e-10  # to expand and add one byte of a mask
+NEIGHBOUR = 7.9e-5  # to agree on keys and shares with one neighbour
+UNMASK = 7.2e-6  # of the server, to combine one share of a client's seed
+SHARE = 1.9e-9  # of a client, to split and seal one cell
+RECEIVE = 1.5e-9  # of a server, to open and add one cell of a client's share
+COMPARE = 1.7e-9  # of a server, per byte that it sends in a selection
 
 DAY = 86_400.0  # seconds that a run may take
 CLIENT_LINK, SERVER_LINK = 10e6 / 8, 10e9 / 8  # bytes a second: 10 Mbit/s, 10 Gbit/s
