@@ -6,10 +6,14 @@ PYTHON := .venv/bin/python
 RUN := $(PYTHON) experiments/run.py
 MKDOCS := NO_MKDOCS_2_WARNING=true .venv/bin/mkdocs build --strict -f docs/mkdocs.yml
 # One lock holds versions for every supported Python and platform; indexes stay the machine's own business.
-COMPILE = pip compile -q --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-annotate \
+COMPILE = pip compile -q --universal --generate-hashes --no-emit-index-url --no-annotate \
     --custom-compile-command "make lock" $(UPGRADE) pyproject.toml
+# Engines that pin what the rest does not, each with an environment and a Python of its own.
+ENGINES := spu flower
+PYTHON_FOR_spu := >=3.10,<3.12
+PYTHON_FOR_flower := >=3.11,<3.13
 
-.PHONY: help run test test-slow docs lock clean
+.PHONY: help run test test-engines test-spu test-flower test-slow docs lock clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -25,6 +29,21 @@ test: .venv/dev.stamp  ## lint, types, tests and a small experiment
 	.venv/bin/pytest -n auto -m "not slow"
 	NOTEBOOKS=false $(MKDOCS) -q --site-dir ../build/checked-site
 	out=$$(mktemp -d) && trap 'rm -r "$$out"' EXIT && $(RUN) --config smoke.yaml --out "$$out"
+	@$(MAKE) --no-print-directory test-engines
+
+test-engines: .venv/dev.stamp  ## tests that run on SPU and on Flower, where these can be installed; ENGINES= leaves them out
+	@for engine in $(ENGINES); do \
+	    echo "$$engine, in an environment of its own: .venv-$$engine"; \
+	    if why=$$($(MAKE) -s .venv-$$engine/stamp 2>&1); \
+	    then $(MAKE) --no-print-directory test-$$engine || exit; \
+	    else echo "skipped, for it cannot be installed here: $$why"; fi; \
+	done
+
+test-spu: .venv/dev.stamp .venv-spu/stamp
+	MARGINAL_SDG_SPU_PYTHON=$(CURDIR)/.venv-spu/bin/python .venv/bin/pytest -n auto -m slow tests/unit/test_spu.py
+
+test-flower: .venv-flower/stamp
+	.venv-flower/bin/pytest -n auto -m "not slow" $(wildcard tests/unit/test_flower*.py)
 
 test-slow: .venv/dev.stamp  ## the tests that `make test` leaves out
 	.venv/bin/pytest -n auto -m slow
@@ -33,17 +52,25 @@ docs: .venv/dev.stamp  ## build the documentation in build/site, notebooks with 
 	$(MKDOCS)
 
 lock: | $(UV)  ## resolve the dependencies anew (UPGRADE=--upgrade: to the newest versions)
-	$(UV) $(COMPILE) --extra dev -o requirements/dev.lock
-	$(UV) $(COMPILE) --extra experiments -c requirements/dev.lock -o requirements/run.lock
+	$(UV) $(COMPILE) --python-version 3.10 --extra dev -o requirements/dev.lock
+	$(UV) $(COMPILE) --python-version 3.10 --extra experiments -c requirements/dev.lock -o requirements/run.lock
+	$(UV) $(COMPILE) --python-version 3.10 --extra spu -o requirements/spu.lock
+	$(UV) $(COMPILE) --python-version 3.11 --extra flower --extra tests -o requirements/flower.lock
 
 clean:  ## remove what this file made, but no results
-	rm -rf .tools .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks build dist
+	rm -rf .tools .venv .venv-* .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks build dist
 
 # The same versions everywhere: first the locked dependencies, then this checkout.
 .venv/%.stamp: requirements/%.lock pyproject.toml | .venv
 	@echo "installing requirements/$*.lock into .venv"
 	@$(UV) pip install --python $(PYTHON) --require-hashes -r $<
 	@$(UV) pip install -q --python $(PYTHON) --no-deps -e .
+	@touch $@
+
+.venv-%/stamp: requirements/%.lock pyproject.toml | $(UV)
+	@$(UV) venv -q --clear --no-python-downloads --python "$(PYTHON_FOR_$*)" .venv-$*
+	@$(UV) pip install -q --python .venv-$* --require-hashes -r $<
+	@$(UV) pip install -q --python .venv-$* --no-deps -e .
 	@touch $@
 
 # .python-version (or $UV_PYTHON) names the Python; without $UV_PYTHON another supported one stands in for it
