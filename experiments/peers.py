@@ -279,24 +279,17 @@ def report(rows: pd.DataFrame, given: PeersSettings, head: str) -> str:
     return head + markdown_table(summarise(rows, given)) + signed_table("\n", notes, "python experiments/peers.py")
 
 
-def sentence(rows: pd.DataFrame, given: PeersSettings) -> str:
-    """What the README says of the committed rows."""
-    lines = summarise(rows, given)
-    ours, others = lines[0], [line for line in lines if line["peer"] != lines[0]["peer"]]
-    ended = [
-        f"{line['peer']} (`{line['options']}`) has {line['error']} after {line['CPU / ours']} times as many"
-        for line in others
-        if line["error"]
-    ]
-    stopped = [
-        f"{line['peer']} (`{line['options']}`) after {line['CPU / ours']} times as many"
-        for line in others
-        if line["failed"].startswith(STOPPED)
-    ]
-    return (
-        f"ours (`{ours['options']}`) has error {ours['error']} after {ours['CPU s']} CPU seconds; "
-        f"{', '.join(ended) or 'no other has ended yet'}; stopped unfinished: {', '.join(stopped) or 'none'}"
-    )
+def overview(results: Path, given: PeersSettings) -> str:
+    """README's table: the committed rows on six columns and on nine, where somebody has any."""
+    tables = [summarise(pd.read_csv(results / folder / "peers.csv"), given) for folder in ("peers_six", "peers")]
+    lines = []
+    for six, nine in zip(*tables, strict=True):
+        shown = [(line["error"] or line["failed"] or "not run", line["CPU / ours"]) for line in (six, nine)]
+        if not six["failed"]:
+            name = f"{six['peer']}, {six['options']}"
+            lines.append(f"| {name} | " + " | ".join(value for pair in shown for value in pair) + " |")
+    head = "| AIM | six columns: error | CPU time / ours | nine columns: error | CPU time / ours |"
+    return "\n".join([head, "|" + " --- |" * 5, *lines])
 
 
 HEAD = """AIM of each package on all {rows:,} records of {dataset}, {columns} columns, coded already and with declared

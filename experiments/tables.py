@@ -1,7 +1,7 @@
 """Rebuild the tables of the FLAIM paper, and the README's, from the committed runs: ``python experiments/tables.py``.
 
-``results/tables/`` gets every table as CSV (a row per value), Markdown and LaTeX: ours, the paper's, and the ratio. Two
-stand in README.md, between ``<!-- NAME -->`` and ``<!-- /NAME -->``, where NAME is a function's.
+``results/tables/`` gets every table as CSV (a row per value), Markdown and LaTeX: ours, the paper's, and the ratio.
+README.md has some, and the comparison with other packages, each between ``<!-- NAME -->`` and ``<!-- /NAME -->``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
+import peers
 from provenance import markdown_table
+from settings import load_settings
 
 from marginal_sdg.experiment.store import read_rows
 from marginal_sdg.experiment.summary import summarise
@@ -152,12 +154,18 @@ def _pair(row: dict[str, str]) -> str:
     return f"{error} / {float(row['nll_mean']):.2f} ± {float(row['nll_sd']):.2f}"
 
 
+def in_readme() -> dict[str, str]:
+    """README's tables by name."""
+    packages = peers.overview(RESULTS, load_settings(peers.CONFIG, peers.PeersSettings))
+    return {"adult_flaim": adult_flaim(), "census": census(), "peers": packages}
+
+
 def main() -> None:
     """Rebuild all tables and replace those in the README."""
     print("tables:", ", ".join(rebuild(RESULTS / "tables")))
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
-    for name, table in (("adult_flaim", adult_flaim()), ("census", census())):
+    for name, table in in_readme().items():
         before, _, rest = text.partition(f"<!-- {name} -->\n")
         _, mark, after = rest.partition(f"<!-- /{name} -->")
         text = f"{before}<!-- {name} -->\n{table}\n{mark}{after}"
