@@ -62,7 +62,8 @@ class FHAIM(Synthesizer):
         Both roles run in this process by default.
     others : sequence of str
         With ``server`` and ``keyholder``: addresses of data holders elsewhere (``python -m marginal_sdg.roles holder
-        --listen``), who have other records. Each encrypts its own, and pays for and draws its part of the noise.
+        --listen``), who have other records or columns, by ``split``. Each encrypts its own, and pays for and draws its
+        part of the noise.
     identity : str, optional
         Folder with this process's certificate and key, made by ``python -m marginal_sdg.roles certificates``. Without
         one, connections are neither encrypted nor authenticated, and both roles must be on this machine.
@@ -105,8 +106,10 @@ class FHAIM(Synthesizer):
         holders = len(given) + len(self.others)
         self._check_roles(holders)
         plan_schedule(self.rounds, AIM_COSTS, budget.rho, self.gaussian_share, 1)
-        split = split_rows if self.split == "rows" else split_columns
-        tables = split(given, self.domain, self.max_records, holders)
+        if self.split == "rows":
+            tables = split_rows(given, self.domain, self.max_records, holders)
+        else:
+            tables = split_columns(given, self.domain, self.max_records, elsewhere=bool(self.others))
         self._keep_types(given)
         noise, _ = self._sources()
         account = Ledger(budget, noise, group=self.records_per_person, parent=ledger)
@@ -132,8 +135,8 @@ class FHAIM(Synthesizer):
             raise ConfigError("upload: no holder of some columns has the marginals; split='columns' needs 'records'")
         if (self.server is None) != (self.keyholder is None):
             raise ConfigError("server: needs the key holder's address as well; give both or none")
-        if self.others and (self.server is None or self.split == "columns" or holders != 1 + len(self.others)):
-            raise ConfigError("others: need server and keyholder, split='rows', and one table here")
+        if self.others and (self.server is None or holders != 1 + len(self.others)):
+            raise ConfigError("others: need server and keyholder, and one table here")
         self._check_engine(holders)
         if not self.timeout > 0:
             raise ConfigError(f"timeout: must be a positive number of seconds, got {self.timeout}")
@@ -176,12 +179,12 @@ class FHAIM(Synthesizer):
             self._keys.key,
             upload=self.upload,
             threshold=self.threshold,
-            **self._elsewhere(connections),
+            **self._elsewhere(len(tables[0]), connections),
             **limits,
         )
 
-    def _elsewhere(self, connections: ExitStack) -> dict[str, Any]:
-        """The roles that are not in this process."""
+    def _elsewhere(self, records: int, connections: ExitStack) -> dict[str, Any]:
+        """The roles that are not in this process. ``records``: of this data holder."""
         if self.server is None or self.keyholder is None:
             return {}
         from marginal_sdg.backends.agreement import Agreement
@@ -207,6 +210,8 @@ class FHAIM(Synthesizer):
             group=self.records_per_person,
             holders=1 + len(self.others),
             max_records=self.max_records,
+            split=self.split,
+            records=records if self.split == "columns" else 0,
             upload=self.upload,
             score=self.score,
         )

@@ -178,6 +178,7 @@ def _synthesise(options: argparse.Namespace) -> None:
         rounds=options.rounds,
         max_records=options.max_records,
         upload=options.upload,
+        split=options.split,
         threshold=options.threshold,
         engine="bgv",
         server=options.server,
@@ -211,8 +212,12 @@ def _demonstrate(options: argparse.Namespace) -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         issue(folder, [*map(certified, SERVICES.values()), *holders])
         for place, name in enumerate(holders):
-            frame.iloc[place :: options.holders].to_csv(folder / name / "table.csv", index=False)
-            domain.save(folder / name / "domain.yaml")
+            part, declared = frame.iloc[place :: options.holders], domain
+            if options.split == "columns":
+                part = frame[list(domain)[place :: options.holders]]
+                declared = domain.project(part.columns) if place else domain
+            part.to_csv(folder / name / "table.csv", index=False)
+            declared.save(folder / name / "domain.yaml")
 
         def arguments(name: str) -> list[str]:
             own = folder / name
@@ -238,6 +243,8 @@ def _demonstrate(options: argparse.Namespace) -> None:
             str(options.max_records),
             "--upload",
             options.upload,
+            "--split",
+            options.split,
         ]
         chosen += ["--threshold"] * options.threshold + ["--seed", str(options.seed)] * (options.seed is not None)
         command = [*_PYTHON, "holder", *arguments(holders[0]), *budget, *asked, *chosen, "--out", str(options.out)]
@@ -278,7 +285,9 @@ def _parser() -> argparse.ArgumentParser:
     holder = roles.add_parser("holder", help="a data holder: it alone has its table")
     holder.add_argument("--server", default="127.0.0.1:7101", metavar="HOST:PORT")
     holder.add_argument("--keyholder", default="127.0.0.1:7102", metavar="HOST:PORT")
-    holder.add_argument("--others", nargs="+", default=(), metavar="HOST:PORT", help="data holders of other records")
+    holder.add_argument(
+        "--others", nargs="+", default=(), metavar="HOST:PORT", help="data holders of other records or columns"
+    )
     holder.add_argument("--listen", metavar="HOST:PORT", help="be one of these others, and wait to be asked")
     holder.add_argument("--ledger", type=Path, help="file that adds up what all runs spend on this table")
     holder.add_argument("--total-epsilon", type=float, help="what they may spend (default --epsilon)")
@@ -296,6 +305,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--rounds", type=int, default=20)
         command.add_argument("--max-records", type=int, default=1000, help="public cap on the number of all records")
         command.add_argument("--upload", choices=("records", "marginals"), default="records")
+        command.add_argument("--split", choices=("rows", "columns"), default="rows", help="what other holders have")
         command.add_argument("--threshold", action="store_true", help="keep a half of the secret key here")
         command.add_argument("--seed", type=int, help="for experiments that repeat, not for a release")
         command.add_argument("--out", type=Path, default=Path("synthetic.csv"))

@@ -11,7 +11,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from marginal_sdg import FHAIM, Budget, Ledger, Workload, roles
+from marginal_sdg import FHAIM, Budget, Domain, Ledger, Workload, roles
 from marginal_sdg.backends.agreement import Agreement
 from marginal_sdg.backends.distance import Distance
 from marginal_sdg.backends.holders import joined
@@ -24,7 +24,8 @@ from marginal_sdg.crypto.fhe.parties import HOLDER, KEY_HOLDER, SERVER, KeyParty
 from marginal_sdg.crypto.fhe.plan import choose_layout
 from marginal_sdg.crypto.fhe.profile import choose_profile
 from marginal_sdg.crypto.identity import Identity, issue
-from marginal_sdg.errors import BudgetError, ConfigError, ProtocolError
+from marginal_sdg.encoding import Table
+from marginal_sdg.errors import BudgetError, ConfigError, DataError, ProtocolError
 from marginal_sdg.marginals import contingency
 from marginal_sdg.privacy import Source
 from marginal_sdg.privacy.joint import part_variance
@@ -52,9 +53,22 @@ def parts(table):
     return [table.take(np.arange(start, start + 40 + start)) for start in (0, 40, 60)]
 
 
+@pytest.fixture(scope="module")
+def sides(table):
+    """The columns of three holders of the same records; the second declares its own in another order."""
+    records = table.take(np.arange(220))
+    return [records.select(("c",)), backwards(records.select(("b", "d"))), records.select(("a",))]
+
+
+def backwards(table):
+    """The same table, its columns in reverse order."""
+    return Table(Domain(table.domain.attributes[::-1]), table.codes[:, ::-1])
+
+
 def agreed(domain, **changes):
-    terms = {"domain": domain.to_dict(), "epsilon": 3.0, "delta": 1e-5, "group": 1, "holders": 3}
-    return Agreement(**{**terms, "max_records": CAP, "upload": "records", "score": "l2", **changes})
+    terms = {"domain": domain.to_dict(), "epsilon": 3.0, "delta": 1e-5, "group": 1, "holders": 3, "split": "rows"}
+    terms |= {"max_records": CAP, "records": 0, "upload": "records", "score": "l2"}
+    return Agreement(**{**terms, **changes})
 
 
 def holder(table, **changes):
@@ -81,11 +95,13 @@ class Here:
         return iter(self.said[step])
 
 
-@pytest.mark.parametrize("upload", ["records", "marginals"])
-def test_what_holders_elsewhere_have_and_add_is_in_the_sums(parts, pairs, upload, monkeypatch):
+@pytest.mark.parametrize(("split", "upload"), [("rows", "records"), ("rows", "marginals"), ("columns", "records")])
+def test_what_holders_elsewhere_have_and_add_is_in_the_sums(parts, sides, pairs, split, upload, monkeypatch):
     """Winner and counts are those of all records in the clear under the noise that every ledger has drawn."""
     from marginal_sdg.backends.sealed import SealedVault
 
+    parts = parts if split == "rows" else sides
+    terms = {"split": split, "records": 0 if split == "rows" else 220}
     drawn = []
 
     def watch(original):
@@ -106,7 +122,7 @@ def test_what_holders_elsewhere_have_and_add_is_in_the_sums(parts, pairs, upload
         max_records=CAP,
         measurements=9,
         upload=upload,
-        others=Others(others, agreed(pairs.domain, upload=upload)),
+        others=Others(others, agreed(pairs.domain, upload=upload, **terms)),
     )
     everything = joined(parts, pairs.domain)
     clear = ClearVault(everything)
@@ -194,11 +210,18 @@ def test_parts_drawn_elsewhere_are_like_those_drawn_here():
         ({"delta": 1e-4}, r"budget: "),
         ({"max_records": 299}, r"records: this data holder has more than its part of the cap, 99$"),
         ({"max_records": 30_000}, r"records: "),
-        ({"domain": {}}, r"domain: this holder's file declares other columns"),
+        ({"domain": {}}, r"domain: cannot be read"),
+        ({"domain": {"a": {"categories": [0, 1]}}}, r"domain: this holder's file declares other columns"),
         ({"place": 0}, r"agreement: cannot be read"),
         ({"place": 3}, r"agreement: cannot be read"),
         ({"group": "1"}, r"agreement: cannot be read"),
         ({"score": "l3"}, r"score: must be one of"),
+        ({"split": "columns", "records": 99}, r"records: holders of columns have different numbers"),
+        ({"split": "columns", "records": 100, "max_records": 99}, r"records: this data holder has more"),
+        ({"records": -1}, r"agreement: cannot be read"),
+        ({"records": "100"}, r"agreement: cannot be read"),
+        ({"split": "columns", "records": 100, "upload": "marginals"}, r"upload: no holder of some columns"),
+        ({"split": "sides"}, r"agreement: cannot be read"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_encrypted(parts, pairs, changes, match):
@@ -319,9 +342,44 @@ def test_a_fit_with_holders_elsewhere_pays_in_every_ledger(parts, pairs, tmp_pat
     assert said[:4] == ["session done"] * 4
 
 
-def test_others_need_services_and_rows(parts, pairs):
-    for wrong in ({}, {"server": "a:1", "keyholder": "a:2", "split": "columns"}):
-        with pytest.raises(ConfigError, match="others: need server and keyholder"):
-            FHAIM(pairs.domain, engine="bgv", max_records=CAP, others=["a:3"], **wrong).fit(parts[0])
-    with pytest.raises(ConfigError, match="others: need server and keyholder, split='rows', and one table here"):
-        FHAIM(pairs.domain, engine="bgv", others=["a:3"], server="a:1", keyholder="a:2").fit(parts[:2])
+def test_others_need_services_and_one_table_here(parts, sides, pairs):
+    with pytest.raises(ConfigError, match="others: need server and keyholder, and one table here"):
+        FHAIM(pairs.domain, engine="bgv", max_records=CAP, others=["a:3"]).fit(parts[0])
+    where = {"engine": "bgv", "max_records": CAP, "others": ["a:3"], "server": "a:1", "keyholder": "a:2"}
+    with pytest.raises(ConfigError, match="others: need server and keyholder, and one table here"):
+        FHAIM(pairs.domain, **where).fit(parts[:2])
+    with pytest.raises(DataError, match="every declared column needs exactly one holder"):
+        FHAIM(pairs.domain, **where, split="columns").fit(parts[0])  # nothing is left for the others
+
+
+@pytest.mark.parametrize("place", [1, 2])
+def test_columns_are_those_of_one_holder_each(sides, pairs, place):
+    """Found before anybody has paid, or encrypted more than a heading."""
+    from marginal_sdg.backends.sealed import SealedVault
+
+    twice = list(sides)
+    twice[place] = sides[3 - place]
+    others = [Here(holder(side)) for side in twice[1:]]
+    agreement = agreed(pairs.domain, split="columns", records=220)
+    with pytest.raises(ProtocolError, match=r"^columns: every declared one needs exactly one data holder"):
+        SealedVault(
+            sides[:1],
+            pairs,
+            Source.system().key,
+            max_records=CAP,
+            measurements=9,
+            upload="records",
+            others=Others(others, agreement),
+        )
+    assert not any(ledger.charges for other in others for ledger in other.other.ledgers)
+
+
+def test_a_holder_has_its_columns_wherever_its_file_declares_them():
+    """Two columns of the same size in another order would otherwise be taken for each other."""
+    pair = Domain.from_shape({"x": 3, "y": 3})
+    codes = np.array([[0, 2], [1, 2], [2, 2]], dtype=np.int32)
+    layout = choose_layout(choose_profile(CAP), pair.shape, [(0,), (1,), (0, 1)], dense=True)
+    terms = Terms(layout, 50, False)
+    asked = holder(backwards(Table(pair, codes)))
+    found = asked._agreed(agreed(pair).of(1), terms)
+    assert found.domain == pair and found.codes.tolist() == codes.tolist()

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from marginal_sdg import FHAIM, Workload, roles
+from marginal_sdg import FHAIM, Workload, load_dataset, roles
 from marginal_sdg.backends.distance import Distance
 from marginal_sdg.backends.sealed import SealedVault
 from marginal_sdg.backends.vault import Ballot, ClearVault
@@ -130,13 +130,15 @@ def test_three_processes_release_what_one_does_in_the_clear_until_one_is_killed(
 
 @ENCRYPTED
 @pytest.mark.slow
-def test_the_demonstration_starts_all_processes_and_writes_rows(tmp_path):
+@pytest.mark.parametrize("split", ["rows", "columns"])
+def test_the_demonstration_starts_all_processes_and_writes_rows(tmp_path, split):
     command = [sys.executable, "-m", "marginal_sdg.roles", "demo", "--dataset", "diabetes_pima", "--rounds", "2"]
-    command += ["--holders", "2", "--out", tmp_path / "rows.csv"]
+    command += ["--holders", "2", "--split", split, "--out", tmp_path / "rows.csv"]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     assert len(set(re.findall(r"process (\d+)", run.stdout))) == 4
     assert "spent epsilon 1 on 5 releases" in run.stdout and run.stderr.count("session done") == 3
-    assert 500 < len(pd.read_csv(tmp_path / "rows.csv")) < 1100
+    written = pd.read_csv(tmp_path / "rows.csv")
+    assert 500 < len(written) < 1100 and list(written) == list(load_dataset("diabetes_pima").domain)
 
 
 # --- what goes wrong, at both ends ----------------------------------------------------------------

@@ -14,8 +14,9 @@ from marginal_sdg.errors import ProtocolError
 class Agreement:
     """The same for all holders, but for their ``place``; the first holder's is 0, and it asks the others.
 
-    ``domain``: as plain values; ``group``: how many records the protected person may have; ``holders``: of rows, with
-    equal parts of ``max_records``; ``upload`` and ``score``: see :class:`~marginal_sdg.FHAIM`.
+    ``domain``: of the whole table, as plain values; ``group``: how many records the protected person may have;
+    ``holders``: how many there are; ``split``, ``upload`` and ``score``: see :class:`~marginal_sdg.FHAIM`. ``records``:
+    of holders of columns, who have the same ones, how many they all have.
     """
 
     domain: Mapping[str, Any]
@@ -24,14 +25,16 @@ class Agreement:
     group: int
     holders: int
     max_records: int
+    split: str
+    records: int
     upload: str
     score: str
     place: int = 0
 
     @property
     def cap(self) -> int:
-        """Of records of one holder."""
-        return self.max_records // self.holders
+        """Of records of one holder: of rows, each may have an equal part."""
+        return self.max_records // self.holders if self.split == "rows" else self.max_records
 
     def of(self, place: int) -> Agreement:
         """Another holder's."""
@@ -47,9 +50,11 @@ class Agreement:
         try:
             agreement = cls(**json.loads(message))
             numbers = agreement.group, agreement.holders, agreement.max_records, agreement.place
-            if not all(isinstance(number, int) for number in numbers):
+            if not all(isinstance(number, int) for number in (*numbers, agreement.records)):
                 raise TypeError
-            if not 0 < agreement.place < agreement.holders or min(numbers) < 1:
+            if agreement.split not in ("rows", "columns"):
+                raise ValueError
+            if not 0 < agreement.place < agreement.holders or min(numbers) < 1 or agreement.records < 0:
                 raise ValueError
         except (TypeError, ValueError):
             raise ProtocolError("agreement: cannot be read; all data holders need the same marginal_sdg") from None

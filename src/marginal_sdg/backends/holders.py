@@ -24,10 +24,14 @@ def split_rows(tables: Sequence[Records], domain: Domain, cap: int, holders: int
     return held
 
 
-def split_columns(tables: Sequence[Records], domain: Domain, cap: int, holders: int) -> list[Table]:
-    """Every holder's columns, coded by its part of the domain; ``DataError`` unless each has exactly one holder."""
+def split_columns(tables: Sequence[Records], domain: Domain, cap: int, *, elsewhere: bool = False) -> list[Table]:
+    """Every holder's columns, coded by its part of the domain; ``DataError`` unless each has exactly one holder.
+
+    ``elsewhere``: holders who are not here have some of them.
+    """
     names = [list(table.domain if isinstance(table, Table) else getattr(table, "columns", [])) for table in tables]
-    if not all(names) or Counter(name for own in names for name in own) != Counter(domain.names):
+    here, declared = Counter(name for own in names for name in own), Counter(domain.names)
+    if not all(names) or not (here < declared if elsewhere else here == declared):
         raise DataError("fit: with split='columns', every declared column needs exactly one holder")
     held = [coded(table, domain.project(own)) for table, own in zip(tables, names, strict=True)]
     if len({len(table) for table in held}) > 1:

@@ -19,8 +19,9 @@ from marginal_sdg.crypto.fhe.layout import Layout
 from marginal_sdg.crypto.fhe.parties import KEY_HOLDER, SERVER, Seal, Step, Terms
 from marginal_sdg.crypto.identity import Identity
 from marginal_sdg.crypto.prg import Stream
+from marginal_sdg.domain import Domain
 from marginal_sdg.encoding import Table
-from marginal_sdg.errors import ProtocolError
+from marginal_sdg.errors import DomainError, ProtocolError
 from marginal_sdg.marginals import contingency
 from marginal_sdg.privacy.budget import Budget
 from marginal_sdg.privacy.ledger import Ledger
@@ -42,8 +43,9 @@ class OtherHolder:
     MEASURE   which marginals, variance                                   encrypted noise for one after the other
     ========  ==========================================================  ==========================================
 
-    ``table``: its records, by its own domain file; ``limit``: what it agrees to spend in one session; ``account``: the
-    ledger that a session of such a budget and group is booked to as well. ``identity``: without one, it is only for one
+    ``table``: its records by its own domain file, which declares all columns, or those that it has of records that
+    others have as well; ``limit``: what it agrees to spend in one session; ``account``: the ledger that a session of
+    such a budget and group is booked to as well. ``identity``: without one, it is only for one
     machine, and believes whoever asks. Whoever asks learns nothing of the records but what is released, as long as it,
     the server and the key holder do what they should: sensitivities and numbers of cells are worked out here, but that
     scores and sums are made as agreed has to be believed.
@@ -71,28 +73,48 @@ class OtherHolder:
             raise ProtocolError(f"open: needs 5 byte strings, got {len(question)}")
         agreement, terms = Agreement.unpack(question[0]), Terms.unpack(question[1])
         public_key, seals = question[2], {r: Seal.unpack(m) for r, m in zip(_SEALED, question[3:], strict=True)}
-        self._agree(agreement, terms)
+        table = self._agreed(agreement, terms)
         if self.identity is not None:
             for role, sealed in seals.items():
                 sealed.check(role, public_key, self.identity)
         budget = Budget(agreement.epsilon, agreement.delta)
         parent = self.account(budget, agreement.group)
         ledger = Ledger(budget, self.source, group=agreement.group, parent=parent)
-        session = _Session(self, agreement, terms.layout, public_key, seals, ledger)
+        session = _Session(table, self.source.key, agreement, terms.layout, public_key, seals, ledger)
         self._steps = {Step.UPLOAD: session.upload, Step.CHOOSE: session.choose, Step.MEASURE: session.measure}
         return []
 
-    def _agree(self, agreement: Agreement, terms: Terms) -> None:
-        """Everything that could be wrong, before anything is encrypted."""
-        if agreement.domain != self.table.domain.to_dict() or terms.layout.shape != self.table.domain.shape:
-            raise ProtocolError("domain: this holder's file declares other columns than the one asking; use the same")
+    def _agreed(self, agreement: Agreement, terms: Terms) -> Table:
+        """The table, its columns in the order of all; everything that could be wrong, before anything is encrypted."""
+        table = self._in_order(agreement, terms)
+        if agreement.split == "columns" and agreement.upload == "marginals":
+            raise ProtocolError("upload: no holder of some columns has the marginals; ask for 'records'")
         if agreement.epsilon > self.limit.epsilon or agreement.delta > self.limit.delta:
             raise ProtocolError(
                 f"budget: epsilon {agreement.epsilon:g} and delta {agreement.delta:g} are planned, this data holder "
                 f"agrees to {self.limit.epsilon:g} and {self.limit.delta:g}"
             )
-        if terms.layout.profile.records < agreement.max_records or len(self.table) > agreement.cap:
+        if terms.layout.profile.records < agreement.max_records or len(table) > agreement.cap:
             raise ProtocolError(f"records: this data holder has more than its part of the cap, {agreement.cap:,}")
+        if agreement.split == "columns" and len(table) != agreement.records:
+            raise ProtocolError(
+                "records: holders of columns have different numbers; agree on the records and their order"
+            )
+        return table
+
+    def _in_order(self, agreement: Agreement, terms: Terms) -> Table:
+        own = self.table.domain
+        try:
+            everything = Domain.from_dict(agreement.domain)
+        except DomainError as error:
+            raise ProtocolError(f"domain: cannot be read ({error})") from None
+        names = [name for name in everything if name in own]
+        needed = everything if agreement.split == "rows" else own
+        if everything.shape != terms.layout.shape or not set(needed) == set(own) == set(names):
+            raise ProtocolError(_OTHER_DOMAIN)
+        if any(everything[name].to_dict() != own[name].to_dict() for name in names):
+            raise ProtocolError(_OTHER_DOMAIN)
+        return Table(everything.project(names), np.stack([self.table.column(name) for name in names], axis=1))
 
 
 class _Session:
@@ -100,14 +122,15 @@ class _Session:
 
     def __init__(
         self,
-        holder: OtherHolder,
+        table: Table,
+        keys: Callable[[], bytes],
         agreement: Agreement,
         layout: Layout,
         public_key: bytes,
         seals: dict[str, Seal],
         ledger: Ledger,
     ) -> None:
-        self._table, self._keys = holder.table, holder.source.key
+        self._table, self._keys = table, keys
         self._agreement, self._layout, self._seals, self._ledger = agreement, layout, seals, ledger
         self._holder = DataHolder(layout, public_key, agreement.cap)
         self._distance = Distance(agreement.score, agreement.max_records)
@@ -117,7 +140,9 @@ class _Session:
         """The table, or its marginals, encrypted."""
         list(chunks)
         if self._agreement.upload == "records":
-            return self._holder.upload_records(self._table.codes.astype(np.int64))
+            everywhere = list(self._agreement.domain)
+            held = [everywhere.index(name) for name in self._table.domain]
+            return self._holder.upload_records(self._table.codes.astype(np.int64), held)
         names = self._table.domain.names
         cliques = [tuple(names[attribute] for attribute in clique) for clique in self._layout.cliques]
         return self._holder.upload_counts([contingency(self._table, clique) for clique in cliques])
@@ -161,6 +186,7 @@ class _Session:
 
 
 _SEALED = (KEY_HOLDER, SERVER)
+_OTHER_DOMAIN = "domain: this holder's file declares other columns than the one asking; use the same"
 
 
 def _fields(chunks: Iterable[bytes], *names: str) -> list[Any]:

@@ -16,11 +16,12 @@ from marginal_sdg.crypto.fhe.parties import KeyParty, Party, Question, ServerPar
 from marginal_sdg.crypto.fhe.plan import Plan, choose_layout
 from marginal_sdg.crypto.fhe.profile import choose_profile
 from marginal_sdg.crypto.fhe.threshold import Partner
+from marginal_sdg.crypto.fhe.upload import Opening
 from marginal_sdg.crypto.prg import Stream
 from marginal_sdg.crypto.question import NoisyArgmax
 from marginal_sdg.domain import Clique
 from marginal_sdg.encoding import Table
-from marginal_sdg.errors import ConfigError
+from marginal_sdg.errors import ConfigError, ProtocolError
 from marginal_sdg.marginals import Counts, contingency
 from marginal_sdg.schedule import Step as Round
 from marginal_sdg.workload import Workload
@@ -40,7 +41,7 @@ class SealedVault:
     of it where columns are. ``max_records``: public cap on all records; holders of rows may have equal parts of it.
     ``measurements``: how many marginals will be measured at most; the key holder refuses to decrypt more.
     ``threshold``: the first holder keeps a half of the secret key. ``parties``: server and key holder, made here by
-    default. ``others``: data holders elsewhere, who have rows that are not in ``tables``.
+    default. ``others``: data holders elsewhere, who have rows, or columns, that are not in ``tables``.
 
     ``seconds``: CPU seconds of this process, and ``traffic``: bytes of messages, by phase; what the holders pass on
     counts once.
@@ -103,20 +104,34 @@ class SealedVault:
         self._keyholder.ask(Step.HELLO, reply)
 
     def _uploads(self, tables: Sequence[Table], workload: Workload, *, counted: bool) -> Iterator[Iterator[bytes]]:
-        """Every upload, or all uploads of columns together, a block of rows of each in turn."""
-        streams = []
-        for holder, table in zip(self._holders, tables, strict=True):
+        """Every upload, or all uploads of columns together."""
+
+        def upload(holder: DataHolder, table: Table) -> Iterator[bytes]:
             if counted:
-                streams.append((holder.upload_counts([contingency(table, q) for q in workload.closure]), 0))
-                continue
+                return holder.upload_counts([contingency(table, q) for q in workload.closure])
             held = [workload.domain.index(name) for name in table.domain]
-            frames = holder.upload_records(table.codes.astype(np.int64), held)
-            streams.append((frames, len(self._layout.polynomials(held))))
+            return holder.upload_records(table.codes.astype(np.int64), held)
+
+        uploads = chain(map(upload, self._holders, tables), self._others.uploads())
         if self._by_rows:
-            yield from (_together([stream]) for stream in streams)
-            yield from (_together([(frames, 0)]) for frames in self._others.uploads())
+            yield from (self._together([frames]) for frames in uploads)
         else:
-            yield _together(streams)
+            yield self._together(list(uploads))
+
+    def _together(self, uploads: Sequence[Iterator[bytes]]) -> Iterator[bytes]:
+        """The question of a server's ``UPLOAD``: openings first, then a block of rows of every upload in turn."""
+        yield len(uploads).to_bytes(4, "little")
+        openings = [next(frames) for frames in uploads]
+        held = [Opening.unpack(opening, None, self._layout).attributes for opening in openings]
+        if sorted(chain(*held)) != list(range(len(self._layout.shape))):
+            raise ProtocolError("columns: every declared one needs exactly one data holder")
+        yield from openings
+        if len(uploads) == 1:
+            yield from uploads[0]
+            return
+        counts = [len(self._layout.polynomials(attributes)) for attributes in held]
+        while turn := [f for frames, count in zip(uploads, counts, strict=True) for f in islice(frames, count)]:
+            yield from turn
 
     def costs(self) -> EncryptionCosts:
         """What the upload and the marginals took, in this process."""
@@ -172,15 +187,3 @@ class SealedVault:
         answer = self._keyholder.ask(Step.MEASURE, [named, *self._meter.sent("measure", sums)])
         (counts,) = self._meter.sent("measure", answer)
         return integers(counts, self._layout.size(candidate))
-
-
-def _together(uploads: Sequence[tuple[Iterator[bytes], int]]) -> Iterator[bytes]:
-    """The question of a server's ``UPLOAD``: openings first, then so many frames of every upload in turn."""
-    yield len(uploads).to_bytes(4, "little")
-    for frames, _ in uploads:
-        yield next(frames)
-    if len(uploads) == 1:
-        yield from uploads[0][0]
-        return
-    while turn := [frame for frames, count in uploads for frame in islice(frames, count)]:
-        yield from turn

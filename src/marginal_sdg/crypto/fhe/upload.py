@@ -26,8 +26,8 @@ class Opening:
         return Frame(Kind.OPENING, 0, run, json.dumps(asdict(self)).encode()).pack()
 
     @classmethod
-    def unpack(cls, message: bytes, run: bytes, layout: Layout) -> Opening:
-        """From a frame; ``ProtocolError`` unless it fits the layout."""
+    def unpack(cls, message: bytes, run: bytes | None, layout: Layout) -> Opening:
+        """From a frame, of that run where it is given; ``ProtocolError`` unless it fits the layout."""
         frame = unpack(message, Kind.OPENING, run)
         try:
             fields = json.loads(frame.payload)
