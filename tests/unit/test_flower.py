@@ -94,7 +94,9 @@ def test_who_leaves_is_missing_in_the_sums_and_the_fit_goes_on(domain, clients, 
 
 
 def test_too_few_that_stay_end_the_fit(domain, clients):
-    with pytest.raises(ProtocolError, match=r"stops, with 3 clients around it where 4 must stay"):
+    with pytest.raises(
+        ProtocolError, match=r"3 clients are left in a sum, and one has fewer around it than the 4 that must"
+    ):
         fit(domain, RemoteFederation(grid(clients, lost=dict.fromkeys(range(2), "keys"))), participation=1.0)
     with pytest.raises(ProtocolError, match="keys: 3 of 5 clients answered, 4 must"):
         fit(domain, RemoteFederation(grid(clients, lost=dict.fromkeys(range(2), "enrol")), least=4), participation=1.0)

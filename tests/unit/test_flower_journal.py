@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import serialization
 from marginal_sdg import FLAIM, Budget
 from marginal_sdg.crypto.identity import issue
 from marginal_sdg.errors import ConfigError, ProtocolError
-from marginal_sdg.flower import deployment
+from marginal_sdg.flower import deployment, remote_clients
 from marginal_sdg.flower.journal import Journal
 from marginal_sdg.flower.kept import from_line, kept, to_line
 from marginal_sdg.flower.node import Node
@@ -67,11 +67,11 @@ def clients(clients):
     return clients[::2]
 
 
-def run(domain, folder, wire):
+def run(domain, folder, wire, patience=0.0):
     """A server's process, from its start."""
     settings = {"rounds": 2, "workload": 4, "participation": 1.0, "variant": "census", "secagg": "masks"}
     flaim = FLAIM(domain, noise="clients", **settings)
-    return flaim.fit(RemoteFederation(wire, 2, Journal(folder / "journal", TERMS)))
+    return flaim.fit(RemoteFederation(wire, 2, Journal(folder / "journal", TERMS), patience))
 
 
 def released(fitted):
@@ -121,21 +121,60 @@ def test_a_run_that_is_done_costs_nothing_when_it_is_run_again(domain, clients, 
     assert wire.spent() == {6}
 
 
-def test_a_round_that_too_many_leave_is_asked_again_when_they_are_back(domain, clients, tmp_path):
-    class Leaving(Wire):
-        def ask(self, questions):
-            if self.kinds.count("masked") == 2 and next(iter(questions.values()))["kind"] == "masked":
-                self.lost = self.leaving
-            return super().ask(questions)
+class Leaving(Wire):
+    """Clients 3 and 4 leave at the third question of a ``stage``, for so many ``asks``."""
 
-    wire = Leaving(tmp_path, clients)
-    wire.leaving = {3, 4}
-    with pytest.raises(ProtocolError, match="3 clients are left in a sum, 4 must stay; it is given up, masked"):
-        run(domain, tmp_path, wire)
-    wire.leaving = wire.lost = set()
+    def __init__(self, folder, tables, stage, asks):
+        super().__init__(folder, tables)
+        self.stage, self.asks = stage, asks
+
+    def ask(self, questions):
+        at_it = self.kinds.count(self.stage) >= 2 and next(iter(questions.values()))["kind"] == self.stage
+        gone = at_it and self.asks > 0
+        self.asks, self.lost = self.asks - gone, {3, 4} if gone else set()
+        return super().ask(questions)
+
+
+TOO_FEW = {
+    "shares": "3 clients are left in a sum, and one has fewer around it than the 4 that must stay; run it again",
+    "masked": "3 clients are left in a sum, 4 must stay; it is given up, masked",
+    "unmask": "3 clients are left in a sum, and one has fewer around it than the 4 that must stay; run it again",
+}
+
+
+@pytest.mark.parametrize("stage", TOO_FEW)
+def test_a_round_that_too_many_leave_is_asked_again_when_they_are_back(domain, clients, tmp_path, stage):
+    wire = Leaving(tmp_path, clients, stage, asks=1000)
+    for _ in range(2):
+        with pytest.raises(ProtocolError, match=TOO_FEW[stage]):
+            run(domain, tmp_path, wire)
+    wire.asks = 0
     fitted = run(domain, tmp_path, wire)
     assert fitted.ledger.spent == fitted.ledger.budget.rho
     assert wire.spent() == {6}
+
+
+@pytest.mark.parametrize("stage", TOO_FEW)
+def test_a_patient_server_asks_those_who_are_missing_the_same_until_they_are_back(
+    domain, clients, tmp_path, monkeypatch, stage
+):
+    monkeypatch.setattr(remote_clients, "PAUSE", 0.0)
+    wire = Leaving(tmp_path, clients, stage, asks=3)
+    fitted = run(domain, tmp_path, wire, patience=600.0)
+    assert len(wire.kinds) == ASKED + 3
+    again = [i for i, kind in enumerate(wire.kinds[1:], 1) if kind == wire.kinds[i - 1] == stage]
+    assert [sorted(wire.answers[i]) for i in again] == [[], [], [3, 4]]
+    assert fitted.ledger.spent == fitted.ledger.budget.rho
+    assert wire.spent() == {6}
+    assert Journal(tmp_path / "journal", TERMS).resumed == ASKED - 1
+
+
+def test_patience_has_an_end(domain, clients, tmp_path, monkeypatch):
+    monkeypatch.setattr(remote_clients, "PAUSE", 0.01)
+    wire = Leaving(tmp_path, clients, "masked", asks=10**6)
+    with pytest.raises(ProtocolError, match=TOO_FEW["masked"]):
+        run(domain, tmp_path, wire, patience=0.05)
+    assert wire.kinds.count("masked") > 4
 
 
 def test_without_its_journal_a_server_gets_nothing_more(domain, clients, tmp_path):
@@ -242,13 +281,17 @@ def test_nodes_are_numbered_as_they_were_whatever_flower_calls_them(tmp_path, mo
     started = app.FlowerWire(Grid([1, 2, 60], {60: 1}), 3, 0.1, Journal(path, TERMS))  # nothing was answered yet
     assert started._nodes == {1: 60, 0: 1, 2: 2}
     journal = Journal(path, TERMS)
-    journal.ask("enrol", {0: {}}, SimpleNamespace(ask=lambda questions: {0: {"size": 3}}))
+    journal.ask("enrol", {0: {}}, lambda: {0: {"size": 3}})
     journal.keep()
     again = app.FlowerWire(
         Grid([1, 2, 90], {90: 1, 2: 0}), 3, 0.1, Journal(path, TERMS)
     )  # 1 is a stranger, and 2 is lost
     assert again._nodes == {1: 90, 0: 2} and len(again) == 3
     assert set(again.ask({k: {"kind": "who"} for k in range(3)})) == {0, 1}
+    again._grid.nodes, again._grid.knows = [2, 90, 7], {90: 1, 2: 0, 7: 2}  # the third is back, with another id
+    assert set(again.ask({k: {"kind": "who"} for k in range(3)})) == {0, 1}  # all that are known are there
+    again._grid.nodes, again._grid.knows = [90, 8], {90: 1, 8: 0}
+    assert set(again.ask({k: {"kind": "who"} for k in range(3)})) == {0, 1} and again._nodes == {1: 90, 0: 8}
 
 
 def test_a_node_has_its_certified_key_in_the_form_that_flower_reads(tmp_path):

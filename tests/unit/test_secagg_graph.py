@@ -35,6 +35,14 @@ def connected(neighbours: dict[int, set[int]], left: set[int]) -> bool:
     return seen == left
 
 
+def test_shares_are_held_by_a_client_and_its_neighbours():
+    graph = Graph({0: (1, 3), 1: (0, 2), 2: (1, 3), 3: (2, 0)}, threshold=2)
+    assert graph.holds([0, 1, 2, 3], [0, 1, 2])  # 3 by 0 and 2
+    assert graph.holds([1], [0, 2]) and graph.holds([1], [1, 2])
+    assert not graph.holds([0, 1], [2, 3])  # 0 by 3 alone
+    assert not graph.holds([2], [2, 0])
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 10, COMPLETE])
 def test_small_cohorts_are_complete_and_leave_nothing_to_chance(size):
     graph = Graph.draw(range(100, 100 + size), bytes(32))

@@ -14,7 +14,7 @@ Source: Bell, Bonawitz, Gascón, Lepoint, Raykova 2020, §3; hypergeometric tail
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -40,6 +40,11 @@ class Graph:
 
     neighbours: Mapping[int, tuple[int, ...]]
     threshold: int
+
+    def holds(self, owners: Iterable[int], holders: Iterable[int]) -> bool:
+        """Whether enough shares of each owner's secrets are with ``holders``."""
+        there = set(holders)
+        return all(len(there & {u, *self.neighbours[u]}) >= self.threshold for u in owners)
 
     @classmethod
     def draw(cls, cohort: Sequence[int], key: bytes) -> Graph:

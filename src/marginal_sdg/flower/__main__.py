@@ -82,6 +82,7 @@ def _config(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "folder": str(folder),
         "least": options.least,
         "timeout": options.timeout,
+        "patience": options.patience,
         "out": str(options.out.resolve()),
     }
 
@@ -106,7 +107,10 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--participation", type=float, default=0.6)
         command.add_argument("--variant", default="census")
         command.add_argument("--workload", type=int, default=64, help="random 3-way marginals")
-        command.add_argument("--timeout", type=float, default=120.0, help="seconds to wait for clients")
+        command.add_argument("--timeout", type=float, default=120.0, help="seconds to wait for an answer")
+        command.add_argument(
+            "--patience", type=float, default=600.0, help="seconds more, for clients without whom the run would end"
+        )
         command.add_argument("--out", type=Path, default=Path("synthetic.csv"))
     return parser
 

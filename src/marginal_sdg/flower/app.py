@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -63,16 +63,21 @@ class FlowerWire:
         self._grid = grid
         self._clients = clients
         self._timeout = timeout
+        self._fit = journal.fit
         nodes = self._met(needed=1 if journal.resumed else clients)
         self._nodes: dict[int, int] = {}
         if journal.found:
-            said = self._sent({node: {"kind": WHO, "fit": journal.fit} for node in nodes})
-            numbers = {take(answer, "client", int): node for node, answer in said.items() if "client" in answer}
-            self._nodes = {k: node for k, node in numbers.items() if 0 <= k < clients}
+            self._nodes = self._who(nodes)
         if not journal.resumed:
             free = [k for k in range(clients) if k not in self._nodes]
             others = [node for node in nodes if node not in self._nodes.values()]
             self._nodes.update(zip(free, others, strict=False))
+
+    def _who(self, nodes: Iterable[int]) -> dict[int, int]:
+        """Those of some nodes that were enrolled, by the numbers that they had."""
+        said = self._sent({node: {"kind": WHO, "fit": self._fit} for node in nodes})
+        numbers = {take(answer, "client", int): node for node, answer in said.items() if "client" in answer}
+        return {k: node for k, node in numbers.items() if 0 <= k < self._clients}
 
     def _met(self, needed: int) -> list[int]:
         end = time.monotonic() + self._timeout
@@ -90,7 +95,10 @@ class FlowerWire:
         return self._clients
 
     def ask(self, questions: Mapping[int, Fields]) -> dict[int, Fields]:
-        """Who does not answer within the timeout, or whose app fails, is missing."""
+        """Who does not answer within the timeout, or whose app fails, is missing; who is back is known again."""
+        there = set(self._grid.get_node_ids())
+        if not there >= set(self._nodes.values()):
+            self._nodes |= self._who(there - set(self._nodes.values()))
         answers = self._sent({self._nodes[k]: fields for k, fields in questions.items() if k in self._nodes})
         return {k: answers[node] for k, node in self._nodes.items() if node in answers}
 
@@ -118,7 +126,9 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def _synthesise(grid: Grid, config: Mapping[str, Any]) -> None:
-    missing = [name for name in (*PARAMETERS, "domain", "clients", "least", "timeout", "out") if name not in config]
+    missing = [
+        name for name in (*PARAMETERS, "domain", "clients", "least", "timeout", "patience", "out") if name not in config
+    ]
     if missing:
         raise ConfigError(
             f"{missing[0]}: is missing in the app's config; write it anew with python -m marginal_sdg.flower app"
@@ -132,7 +142,7 @@ def _synthesise(grid: Grid, config: Mapping[str, Any]) -> None:
     if journal.resumed:
         _say(f"goes on after {journal.resumed} answered questions")
     wire = FlowerWire(grid, clients, float(config["timeout"]), journal)
-    flaim.fit(RemoteFederation(wire, least, journal))
+    flaim.fit(RemoteFederation(wire, least, journal, float(config["patience"])))
     journal.keep()
     synthetic = flaim.sample()
     synthetic.to_csv(config["out"], index=False)

@@ -14,14 +14,14 @@ from __future__ import annotations
 import json
 import os
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from marginal_sdg.durable import replace_file
 from marginal_sdg.errors import ConfigError, ProtocolError
 from marginal_sdg.flower.kept import from_line, to_line
-from marginal_sdg.flower.messages import Fields, Wire
+from marginal_sdg.flower.messages import Fields
 from marginal_sdg.privacy.noise import Source
 
 _FORMAT = "marginal_sdg.flower.journal/1"
@@ -68,15 +68,17 @@ class Journal:
         """Public randomness, the same in every process that goes on with the fit."""
         return Source.seeded(self._seed)
 
-    def ask(self, kind: str, questions: Mapping[int, Fields], wire: Wire) -> dict[int, Fields]:
-        """What clients have answered before, or do now; all earlier answers are kept first."""
+    def ask(
+        self, kind: str, questions: Mapping[int, Fields], ask: Callable[[], dict[int, Fields]]
+    ) -> dict[int, Fields]:
+        """What clients have answered before, or do now, by ``ask``; all earlier answers are kept first."""
         if self._past:
             asked, answers = self._past.popleft()
             if asked != kind or not set(answers) <= set(questions):
                 raise ProtocolError(f"{self._path}: another question was asked here; go on with the version that began")
             return answers
         self.keep()
-        answers = wire.ask(questions)
+        answers = ask()
         record = {"kind": kind, "answers": {k: to_line(fields) for k, fields in answers.items()}}
         self._pending = json.dumps(record) + "\n"
         return answers

@@ -2,14 +2,17 @@
 
 The sums are our own protocol (``crypto/masking.py``) and not Flower's SecAgg+: they are exact integers rather than
 quantised floats, the masks come from AES-CTR where Flower's expands 32 bits of a seed by a Mersenne Twister, and many
-sums are made at once. A client that does not answer in time has dropped out of the sum; where fewer stay than the
-threshold (two thirds, of small cohorts), or than ``least``, the fit ends and nothing is released.
+sums are made at once. A client that does not answer in time has dropped out of the sum. Where fewer stay than the
+threshold (two thirds, of small cohorts), or than ``least``, those who are missing are asked the same again, until they
+answer or ``patience`` is over: then the fit ends, and nothing is released. They are never replaced, and no sum is begun
+anew without them: all have paid for it, and two sums of other clients, or of other noise, would say what neither says.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -47,17 +50,22 @@ from marginal_sdg.privacy.noise import Source
 from marginal_sdg.schedule import Step
 from marginal_sdg.workload import Workload
 
+PAUSE = 1.0  # seconds before those who are missing are asked again
+Check = Callable[[Collection[int]], None]  # raises ProtocolError where those who have answered are too few
+
 
 @dataclass(frozen=True)
 class RemoteFederation:
     """Clients at the other end of ``wire``; ``least`` of them must stand behind every sum.
 
     ``journal``: keeps what they answer, so that the fit can be started again; then they must add the noise.
+    ``patience``: seconds that a question waits, beyond the wire's own, for clients without whom the fit would end.
     """
 
     wire: Wire
     least: int = 2
     journal: Journal | None = None
+    patience: float = 0.0
 
     @property
     def public(self) -> Source | None:
@@ -104,6 +112,7 @@ class RemoteClients:
         self._wire = federation.wire
         self._least = federation.least
         self._journal = federation.journal
+        self._patience = federation.patience
         self._workload = workload
         self._variant = variant
         self._source = source
@@ -126,33 +135,66 @@ class RemoteClients:
     def __len__(self) -> int:
         return len(self._wire)
 
-    def _ask(self, kind: str, questions: Mapping[int, Fields]) -> dict[int, Fields]:
+    def _ask(self, kind: str, questions: Mapping[int, Fields], check: Check) -> dict[int, Fields]:
         """One question to some clients; those who answer in time. An error at any of them ends the fit."""
         sent: dict[int, Fields] = {k: {"kind": kind, **fields} for k, fields in questions.items()}
-        for k, fields in sent.items():
-            self.traffic.to_clients("wire", [k], size_of(fields))
-        answers = self._wire.ask(sent) if self._journal is None else self._journal.ask(kind, sent, self._wire)
+        self._count(sent)
+
+        def enough(there: Collection[int]) -> None:
+            if len(there) < self._least:
+                raise ProtocolError(
+                    f"{kind}: {len(there)} of {len(sent)} clients answered, {self._least} must; run it again"
+                )
+            check(there)
+
+        def ask() -> dict[int, Fields]:
+            return self._patiently(sent, enough)
+
+        answers = ask() if self._journal is None else self._journal.ask(kind, sent, ask)
         for k, fields in answers.items():
             self.traffic.to_server("wire", [k], size_of(fields))
+        return {k: answers[k] for k in sent if k in answers}
+
+    def _patiently(self, sent: Mapping[int, Fields], enough: Check) -> dict[int, Fields]:
+        """Ask the same again of those who have not answered, while they are missed."""
+        end = time.monotonic() + self._patience
+        answers = self._wire.ask(sent)
+        while True:
+            self._refuse_errors(answers)
+            try:
+                enough(answers)
+                return answers
+            except ProtocolError:
+                if time.monotonic() >= end:
+                    raise
+            time.sleep(PAUSE)
+            missing = {k: fields for k, fields in sent.items() if k not in answers}
+            self._count(missing)
+            answers |= self._wire.ask(missing)
+
+    def _count(self, sent: Mapping[int, Fields]) -> None:
+        for k, fields in sent.items():
+            self.traffic.to_clients("wire", [k], size_of(fields))
+
+    def _refuse_errors(self, answers: Mapping[int, Fields]) -> None:
+        for k, fields in answers.items():
             if "error" in fields:
                 raise ProtocolError(f"client {k}: {take(fields, 'error', str)}")
-        if len(answers) < self._least:
-            raise ProtocolError(
-                f"{kind}: {len(answers)} of {len(sent)} clients answered, {self._least} must; run it again"
-            )
-        return {k: answers[k] for k in sent if k in answers}
 
     def enrol(self, variance: Fraction | None, ledger: Ledger) -> list[float]:
         """Every client's noisy size, drawn by itself. All must answer: who is there is settled by this."""
         assert variance is not None, "clients elsewhere have noisy sizes only"
         ledger.charge(Charge("size of each client", "gaussian", variance, 1, "client", ledger.group))
         terms = {**self._terms, "variance": str(variance)}
-        answers = self._ask(ENROL, {k: {"terms": json.dumps({**terms, "client": k})} for k in range(len(self))})
-        missing = [k for k in range(len(self)) if k not in answers]
-        if missing:
-            raise ProtocolError(f"enrol: client {missing[0]} did not answer in time; start it, or run with fewer")
+        questions = {k: {"terms": json.dumps({**terms, "client": k})} for k in range(len(self))}
+        answers = self._ask(ENROL, questions, self._all_there)
         self._sizes = [float(take(answers[k], "size", int)) for k in range(len(self))]
         return self._sizes
+
+    def _all_there(self, there: Collection[int]) -> None:
+        missing = [k for k in range(len(self)) if k not in there]
+        if missing:
+            raise ProtocolError(f"enrol: client {missing[0]} did not answer in time; start it, or run with fewer")
 
     def select(self, ballot: Ballot, ledger: Ledger) -> dict[Clique, tuple[int, ...]]:
         """What was picked, most votes first; nobody learns by whom, so all participants may contribute to all of it."""
@@ -172,7 +214,7 @@ class RemoteClients:
             "model": packed(state.model.distribution(candidates.layout)),
             "reference": packed(np.concatenate(list(ballot.reference.values()) or [np.empty(0)])),
         }
-        voters = tuple(self._ask(SELECT, dict.fromkeys(participants, question)))
+        voters = tuple(self._ask(SELECT, dict.fromkeys(participants, question), lambda there: None))
         ((votes, _, _),) = self._add([_Vector(voters, len(places), len(voters), {"cliques": None})])
         picked = sorted(np.flatnonzero(votes).tolist(), key=lambda place: -int(votes[place]))
         return {self._workload.closure[place]: voters for place in picked}
@@ -208,30 +250,49 @@ class RemoteClients:
         """
         first, self._sums = self._sums, self._sums + len(vectors)
         runs = dict(enumerate(vectors, start=first))
-        keys = self._step(KEYS, {n: dict.fromkeys(vector.cohort, b"") for n, vector in runs.items()})
+        keys = self._step(KEYS, {n: dict.fromkeys(vector.cohort, b"") for n, vector in runs.items()}, _any)
         graphs = {n: Graph.draw(tuple(found), self._source.key()) for n, found in keys.items()}
         servers = {n: MaskingServer(graphs[n], vector.length, vector.ring) for n, vector in runs.items()}
         specs = {n: {**vector.spec, "cohort": len(keys[n])} for n, vector in runs.items()}
-        sealed = self._step(SHARES, {n: servers[n].relay_keys(found) for n, found in keys.items()}, specs)
-        masked = self._step(MASKED, {n: servers[n].relay_shares(found) for n, found in sealed.items()})
+
+        def holding(number: int, there: Collection[int], owners: Collection[int] | None = None) -> None:
+            if not graphs[number].holds(there if owners is None else owners, there):
+                raise ProtocolError(
+                    f"secure aggregation: {len(there)} clients are left in a sum, and one has fewer around it than the "
+                    f"{graphs[number].threshold} that must stay; run it again"
+                )
+
+        def noisy(number: int, there: Collection[int]) -> None:
+            if self._noise is not None:
+                enough(len(there), self._noise.needed(len(keys[number])))
+            holding(number, there)
+
+        relayed = {n: servers[n].relay_keys(found) for n, found in keys.items()}
+        sealed = self._step(SHARES, relayed, holding, specs)
+        masked = self._step(MASKED, {n: servers[n].relay_shares(found) for n, found in sealed.items()}, noisy)
         for number, found in masked.items():
             for k, message in found.items():
                 if len(message) != HEADER_BYTES + runs[number].length * runs[number].ring:
                     raise ProtocolError(f"client {k}: its vector is not of the length that was asked for")
                 servers[number].add(message)
                 self.traffic.to_server("ideal", [k], len(message) - HEADER_BYTES)
-        for n, found in masked.items():
-            if self._noise is not None:
-                enough(len(found), self._noise.needed(len(keys[n])))
-        opened = self._step(UNMASK, {n: server.survivors() for n, server in servers.items()})
+        lists = {n: server.survivors() for n, server in servers.items()}
+        opened = self._step(UNMASK, lists, lambda n, there: holding(n, there, sealed[n]))
         return [
             (server.unmask(list(opened[n].values())), len(keys[n]), len(masked[n])) for n, server in servers.items()
         ]
 
     def _step(
-        self, kind: str, messages: Mapping[int, Mapping[int, bytes]], specs: Mapping[int, Any] | None = None
+        self,
+        kind: str,
+        messages: Mapping[int, Mapping[int, bytes]],
+        check: Callable[[int, Collection[int]], None],
+        specs: Mapping[int, Any] | None = None,
     ) -> dict[int, dict[int, bytes]]:
-        """A message of every sum to each of its clients, and theirs back: sum -> client -> message."""
+        """A message of every sum to each of its clients, and theirs back: sum -> client -> message.
+
+        ``check`` raises where those who stay are too few for a sum.
+        """
         questions: dict[int, Fields] = {}
         sums: dict[int, list[int]] = {}
         for k in sorted({k for found in messages.values() for k in found}):
@@ -242,16 +303,22 @@ class RemoteClients:
             if specs is not None:
                 fields["specs"] = json.dumps([specs[number] for number in sums[k]])
             questions[k] = fields
+
+        def every(there: Collection[int]) -> None:
+            left = {number: [k for k in found if k in there] for number, found in messages.items()}
+            fewest = min(map(len, left.values()))
+            if fewest < self._least:
+                raise ProtocolError(f"{kind}: {fewest} clients are left in a sum, {self._least} must; run it again")
+            for number, clients in left.items():
+                check(number, clients)
+
         answers: dict[int, dict[int, bytes]] = {number: {} for number in messages}
-        for k, reply in self._ask(kind, questions).items():
+        for k, reply in self._ask(kind, questions, every).items():
             found = take(reply, "messages", list)
             if len(found) != len(sums[k]) or any(_sender(message) != k for message in found):
                 raise ProtocolError(f"client {k}: {kind!r} was answered for other sums or another client")
             for number, message in zip(sums[k], found, strict=True):
                 answers[number][k] = message
-        fewest = min(map(len, answers.values()))
-        if fewest < self._least:
-            raise ProtocolError(f"{kind}: {fewest} clients are left in a sum, {self._least} must; run it again")
         return answers
 
 
@@ -267,6 +334,10 @@ class _Vector:
     @property
     def ring(self) -> int:
         return ring_bytes(self.bound)
+
+
+def _any(number: int, there: Collection[int]) -> None:
+    """Of a sum that is being begun, as many as there are."""
 
 
 def _sender(message: object) -> int | None:
