@@ -1,11 +1,11 @@
 """FLAIM on Flower when something fails: what becomes of a run and of the clients' ledgers, and the bytes on the wire.
 
-    python experiments/flower_faults.py [--out experiments/results/flower]
+    python experiments/flower_faults.py [--only NAME] [--out experiments/results/flower]
 
-Needs an environment with the extra flower, and, for the full disk, the right to mount one. Three clients (five in one
-row) are SuperNodes with a third of diabetes_pima each, behind TLS and with registered keys. In most rows a run is one
-secure sum of all 1-way marginals, with nothing selected: five questions. One row counts bytes, by a relay before every
-node. Writes ``faults.csv`` and ``faults.md``, a row at a time.
+Needs an environment with the extra flower, and, for the full disk, the right to mount one. Three clients (or as many as
+a row says) are SuperNodes with a part of diabetes_pima each, behind TLS and with registered keys. In most rows a run is
+one secure sum of all 1-way marginals, with nothing selected: five questions. One row counts bytes, by a relay before
+every node. Writes ``faults.csv`` and ``faults.md``, a row at a time.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import flower_replays as replays
 import pandas as pd
 from provenance import markdown_table, signed_table
 from services import Relay
@@ -36,6 +37,7 @@ from marginal_sdg.flower.project import write_project
 
 TIMEOUT = 40.0  # seconds that the server waits for clients
 LIMIT = 400.0  # seconds for a run
+UNHEARD = 75.0  # seconds after which Flower takes a silent node for gone, and lets it in again
 SETTLE, IDLE = 30.0, 20.0  # seconds that nodes have to arrive, and then are watched, before the undisturbed runs
 WIDE = 50_000  # cells
 STEPS = ("keys", "shares", "masked", "unmask")
@@ -73,14 +75,33 @@ class Stage:
         domain.save(self.home / "domain.yaml")
         self.link = self.deployment.link()
 
-    def start(self, *, relayed: bool = False, odd: dict[int, dict[str, Any]] | None = None) -> None:
-        """All nodes, and the app."""
-        port = int(self.deployment.address.partition(":")[2])
-        self.relays = [Relay(port) for _ in range(self.clients if relayed else 0)]
-        for k in range(self.clients):
-            address = f"localhost:{self.relays[k].port}" if relayed else ""
-            own = (odd or {}).get(k, {})
-            self.nodes.append(self.deployment.node(self.home / "clients" / str(k), address=address, **own))
+    @property
+    def port(self) -> int:
+        """The SuperLink's."""
+        return int(self.deployment.address.partition(":")[2])
+
+    def start(
+        self,
+        *,
+        relayed: bool = False,
+        odd: dict[int, dict[str, Any]] | None = None,
+        patience: float = 0.0,
+        absent: int = 0,
+    ) -> None:
+        """All nodes but the last, ``absent`` ones, and the app."""
+        self.relays = [Relay(self.port) for _ in range(self.clients if relayed else 0)]
+        for k in range(self.clients - absent):
+            address = {"address": f"localhost:{self.relays[k].port}"} if relayed else {}
+            self.nodes.append(self.node(k, **address, **(odd or {}).get(k, {})))
+        self.write_app(patience)
+
+    def node(self, k: int, **odd: Any) -> subprocess.Popen[bytes]:
+        """Client k's SuperNode."""
+        return self.deployment.node(self.home / "clients" / str(k), **odd)
+
+    def write_app(self, patience: float = 0.0) -> None:
+        """For the clients that there are, and in place of the one before."""
+        shutil.rmtree(self.home / "app", ignore_errors=True)
         config: dict[str, Any] = {"epsilon": 1.0, "delta": 1e-5, "rounds": self.rounds, "participation": 1.0}
         config |= {
             "variant": "census",
@@ -90,12 +111,12 @@ class Stage:
             "colluding": 1,
         }
         config |= {"domain": str(self.home / "domain.yaml"), "clients": self.clients, "folder": "", "least": 2}
-        write_project(self.home / "app", {**config, "timeout": TIMEOUT, "out": str(self.out)})
+        write_project(self.home / "app", {**config, "timeout": TIMEOUT, "patience": patience, "out": str(self.out)})
 
     @property
     def out(self) -> Path:
         """The synthetic table."""
-        return self.home / "synthetic.csv"
+        return self.home / f"synthetic-{self.clients}.csv"
 
     def state(self, k: int) -> dict[str, Any]:
         """What a client's ledger file holds."""
@@ -105,6 +126,20 @@ class Stage:
     def answered(self, k: int, step: str, number: int = 0) -> Callable[[], bool]:
         """Whether a client's ledger says that it has answered a step of a sum."""
         return lambda: len(self.state(k).get(f"sum-{number}-heard", [])) > STEPS.index(step)
+
+    @property
+    def last(self) -> tuple[int, int]:
+        """Two clients to which the same happens."""
+        return self.clients - 2, self.clients - 1
+
+    def kill_last(self) -> None:
+        """Both of their SuperNodes."""
+        for k in self.last:
+            end(self.nodes[k], [signal.SIGKILL])
+
+    def enrolled(self, k: int) -> bool:
+        """Whether a client has agreed to the fit."""
+        return "terms" in self.state(k)
 
     def run(self, when: Callable[[], bool] | None = None, then: Callable[[], None] = lambda: None) -> str:
         """One run of the app, and what it said; ``then`` is done once ``when`` is true."""
@@ -212,11 +247,91 @@ def node_killed(step: str) -> Callable[[Stage], str]:
     return fault
 
 
-def server_killed(stage: Stage) -> str:
-    """The ServerApp, when all have answered masked and nothing is unmasked; then the run is started again."""
-    stage.start()
-    stage.run(stage.answered(1, "masked"), lambda: kill(stage.server()))
+def server_killed(step: str) -> Callable[[Stage], str]:
+    """The ServerApp, as soon as one client's ledger has the answer to a step; then the run is started again."""
+
+    def fault(stage: Stage) -> str:
+        stage.start()
+        stage.run(stage.answered(1, step), lambda: kill(stage.server()))
+        return stage.run()
+
+    return fault
+
+
+def never_there(stage: Stage) -> str:
+    """The last two SuperNodes are not started; the run is begun anew for the others."""
+    stage.start(absent=2)
+    first = stage.outcome(stage.run())
+    stage.clients -= 2
+    stage.write_app()
+    stage.note = f"{first}; begun anew for {stage.clients}: "
     return stage.run()
+
+
+def soon_gone(stage: Stage) -> str:
+    """The last two SuperNodes are killed once their clients have agreed to the fit."""
+    stage.start()
+    return stage.run(lambda: all(map(stage.enrolled, stage.last)), stage.kill_last)
+
+
+def back(stage: Stage) -> str:
+    """The last two SuperNodes are killed after keys, and started again when Flower knows that they are gone."""
+    stage.start(patience=LIMIT)
+
+    def strike() -> None:
+        stage.kill_last()
+        time.sleep(UNHEARD)
+        stage.nodes[-2:] = [stage.node(k) for k in stage.last]
+
+    return stage.run(lambda: all(stage.answered(k, "keys")() for k in stage.last), strike)
+
+
+def sent_twice(stage: Stage) -> str:
+    """Client 2's SuperNode sends every answer twice; one to masked is also pushed by others, and again by itself."""
+    program, said = replays.twice(stage.home / "odd"), []
+    stage.start(odd={2: {"program": program}})
+
+    def strike() -> None:
+        time.sleep(5)  # it is on its way
+        keys = {"nobody": None, "client 1": stage.deployment.key("1"), "client 2": stage.deployment.key("2")}
+        for who, key in keys.items():
+            answer = replays.pushed(
+                program.parent / "record", stage.deployment.address, stage.deployment.authority, key
+            )
+            said.append(f"{who}: {answer}")
+
+    done = stage.run(stage.answered(2, "masked"), strike)
+    stage.note = f"sent again by {', '.join(said)}; "
+    return done
+
+
+def sent_late(stage: Stage) -> str:
+    """Client 2 says to shares what it has said to keys; then the run is started again with a node that does not."""
+    stage.start(odd={2: {"program": replays.earlier(stage.home / "odd")}})
+    first = stage.outcome(stage.run())
+    end(stage.nodes[2])
+    stage.nodes[2] = stage.node(2)
+    stage.note = f"{first}; with a node that does not, run again: "
+    return stage.run()
+
+
+def recorded(stage: Stage) -> str:
+    """All that client 2's SuperNode has sent is sent again as it was on the wire, when no node is left to send more."""
+    recorder = replays.Recorder(stage.port)
+    stage.start(odd={2: {"address": f"localhost:{recorder.port}"}})
+    said = stage.run()
+    for node in stage.nodes:
+        end(node)
+    time.sleep(5)
+    log, asked = stage.home / "superlink.log", "[Fleet."
+    before = log.read_text().count(asked)
+    connections = recorder.again()
+    time.sleep(5)
+    after = log.read_text().count(asked)
+    stage.note = (
+        f"{connections} connections sent again, of {before} requests in the SuperLink's log {after - before} then; "
+    )
+    return said
 
 
 def link_killed(stage: Stage) -> str:
@@ -282,10 +397,20 @@ FAULTS: dict[str, tuple[Callable[[Stage], str], int, int]] = {  # what to do, cl
     "a SuperNode is killed once it has answered shares": (node_killed("shares"), 3, 0),
     "a SuperNode is killed once it has answered masked": (node_killed("masked"), 3, 0),
     "one SuperNode of five is killed once it has answered shares": (node_killed("shares"), 5, 0),
-    "the ServerApp is killed at masked; run again": (server_killed, 3, 0),
+    "a SuperNode is killed once it has answered unmask": (node_killed("unmask"), 3, 0),
+    "two of ten SuperNodes are not there": (never_there, 10, 0),
+    "two of ten SuperNodes are killed once they are enrolled": (soon_gone, 10, 0),
+    "two of five SuperNodes are killed at shares, and started again while the server waits": (back, 5, 0),
+    "the ServerApp is killed at keys; run again": (server_killed("keys"), 3, 0),
+    "the ServerApp is killed at shares; run again": (server_killed("shares"), 3, 0),
+    "the ServerApp is killed at masked; run again": (server_killed("masked"), 3, 0),
+    "the ServerApp is killed at unmask; run again": (server_killed("unmask"), 3, 0),
     "SuperLink and ServerApp are killed at shares; started and run again": (link_killed, 3, 0),
     "a SuperNode stands still for longer than the server waits": (slow, 3, 0),
     "two of three SuperNodes: a key nobody registered; another authority's certificate": (strangers, 3, 0),
+    "a SuperNode sends every answer twice; one is sent again by others": (sent_twice, 3, 0),
+    "a SuperNode sends its answer to keys as that to shares; run again": (sent_late, 3, 0),
+    "what a SuperNode has sent is recorded, and sent again": (recorded, 3, 0),
     "a client's ledger is on a full disk; run again with a larger one": (full_disk, 3, 0),
 }
 
@@ -307,12 +432,12 @@ def tried(name: str, python_log: Path) -> dict[str, Any]:
                 shutil.copy(path, python_log)
 
 
-HEAD = """FLAIM on Flower: three clients (once five) with a part of diabetes_pima each, SuperNodes behind TLS and with
-registered keys, the clients' own noise; two thirds of them must stay. A run is one secure sum of all 1-way marginals,
-five questions; in the first row also a round with a selection. "Killed" is kill -9. The last column says how many
-releases are in each client's ledger, and would say WRONG where there were more than one size and one for every sum and
-selection. Wall seconds from the first `flwr run` to the end of the last, on a machine with other work; the server waits
-40 s for whoever does not answer, and Flower starts a process for every question to a client.
+HEAD = """FLAIM on Flower: three clients (or as many as a row says) with a part of diabetes_pima each, SuperNodes behind
+TLS and with registered keys, the clients' own noise; two thirds of them must stay. A run is one secure sum of all 1-way
+marginals, five questions; in the first row also a round with a selection. "Killed" is kill -9. The last column says how
+many releases are in each client's ledger, and would say WRONG where there were more than one size and one for every sum
+and selection. Wall seconds from the first `flwr run` to the end of the last, on a machine with other work; the server
+waits 40 s for whoever does not answer, and Flower starts a process for every question to a client.
 
 """
 

@@ -65,15 +65,22 @@ class Deployment:
         return process
 
     def node(
-        self, folder: Path, *, terms: str = "", register: bool = True, trusts: Path | None = None, address: str = ""
+        self,
+        folder: Path,
+        *,
+        terms: str = "",
+        register: bool = True,
+        trusts: Path | None = None,
+        address: str = "",
+        program: Path = Path("flower-supernode"),
     ) -> subprocess.Popen[bytes]:
         """Start a SuperNode for the client in ``folder``.
 
         ``terms``: more of its config; ``trusts``: an authority's certificate, if not the deployment's; ``address``:
-        where it finds the SuperLink. Without ``register`` its key is one that nobody knows.
+        where it finds the SuperLink; ``program``: what is started. Without ``register`` nobody knows its key.
         """
         name = f"node-{folder.name}"
-        key = self._identities / name / "ssh"
+        key = self.key(folder.name)
         if not key.exists():
             issue(self._identities, [name])
             _for_ssh(self._identities / name / KEY, key)
@@ -84,10 +91,19 @@ class Deployment:
             "--superlink",
             address or self.address,
             "--root-certificates",
-            str(trusts or self._identities / AUTHORITY),
+            str(trusts or self.authority),
         ]
         arguments += ["--auth-supernode-private-key", str(key), "--port", str(free_ports(1)[0])]
-        return self._start("flower-supernode", [*arguments, "--node-config", config.strip()], name)
+        return self._start(program, [*arguments, "--node-config", config.strip()], name)
+
+    @property
+    def authority(self) -> Path:
+        """The certificate that the SuperLink's is checked by."""
+        return self._identities / AUTHORITY
+
+    def key(self, node: str) -> Path:
+        """A node's private key, once it has been started; its public one is beside it."""
+        return self._identities / f"node-{node}" / "ssh"
 
     def run(self, app: Path, *, simulated: int = 0, log: Path | None = None) -> subprocess.Popen[bytes]:
         """Start ``flwr run``; what the server says comes here, or into ``log``."""
@@ -100,7 +116,7 @@ class Deployment:
         if done.returncode:
             raise ProtocolError(f"flwr {' '.join(words[:2])}: {(done.stderr or done.stdout).strip()}")
 
-    def _start(self, name: str, arguments: Sequence[str], log: str) -> subprocess.Popen[bytes]:
+    def _start(self, name: Path | str, arguments: Sequence[str], log: str) -> subprocess.Popen[bytes]:
         return self._begin([str(_BIN / name), *arguments], self._home / f"{log}.log")
 
     def _begin(self, command: Sequence[str], log: Path | None) -> subprocess.Popen[bytes]:
