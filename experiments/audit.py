@@ -1,9 +1,10 @@
 """Audit the privacy claims: canary games against the ledger, AIM and FLAIM, honest and with planted faults.
 
-    python experiments/audit.py [--config experiments/audit.yaml] [--out experiments/results/audit]
+    python experiments/audit.py [--only NAME] [--config experiments/audit.yaml] [--out experiments/results/audit]
 
-Honest mechanisms must not be flagged; planted faults show what the auditor would have seen. About 45 minutes on one
-core. Every finished row is on disk at once (``audit.csv``); ``audit.md`` is written at the end.
+Honest mechanisms must not be flagged; planted faults show what the auditor would have seen. About an hour on one core.
+Every finished row is on disk at once (``audit.csv``); ``audit.md`` is written at the end. A row's seed is its place, so
+those of some games can be made anew by themselves.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +26,9 @@ from pydantic import Field
 from rich.progress import track
 from settings import BudgetSettings, Settings, load_settings, one_line_errors
 
-from marginal_sdg.experiment.canary import METHODS, Game, TellsTotal, skewed_scores
+from marginal_sdg.backends.sum_noise import SumNoise
+from marginal_sdg.experiment.canary import METHODS, STAYING, Game, TellsTotal, skewed_scores
+from marginal_sdg.experiment.sum_game import SumGame
 from marginal_sdg.federations import SIZE_SHARE
 from marginal_sdg.privacy.audit import (
     CONFIDENCE,
@@ -37,8 +41,10 @@ from marginal_sdg.privacy.audit import (
     power,
 )
 from marginal_sdg.privacy.budget import Budget
-from marginal_sdg.privacy.ledger import Ledger
+from marginal_sdg.privacy.joint import part_variance
+from marginal_sdg.privacy.ledger import Counts, Ledger
 
+Key = tuple[str, str, str]
 Scores = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 
 CONFIG = Path(__file__).with_suffix(".yaml")
@@ -47,9 +53,10 @@ FEDERATED = float(SIZE_SHARE) + (1 - float(SIZE_SHARE)) * SHARE  # noisy sizes a
 
 
 class AuditBudget(BudgetSettings):
-    """``runs``: in each of the two worlds."""
+    """``runs``: in each of the two worlds; ``sums``: of those that are one sum with the clients' noise."""
 
     runs: int = Field(ge=2, le=1_000_000)
+    sums: int = Field(ge=2, le=1_000_000)
 
 
 class AuditSettings(Settings):
@@ -77,9 +84,57 @@ class DoubleEpsilon(Skimping):
     epsilon_factor = 2
 
 
+class AllStay(SumNoise):
+    """Fault: parts are as small as if nobody ever left."""
+
+    def honest(self, cohort: int, paid: Fraction) -> int:
+        """Of all who do not collude."""
+        return cohort - self.colluding
+
+
+class AllHonest(SumNoise):
+    """Fault: the parts of clients that collude are counted, too."""
+
+    def honest(self, cohort: int, paid: Fraction) -> int:
+        """Of all that must stay."""
+        return self.needed(cohort)
+
+
+class AllStayHonest(SumNoise):
+    """Fault: both; the noise that is paid for is just split among the cohort."""
+
+    def honest(self, cohort: int, paid: Fraction) -> int:
+        """Of all."""
+        return cohort
+
+
+class OneLess(SumNoise):
+    """Fault: a sum is opened though one client more has left than parts are sized for."""
+
+    def needed(self, cohort: int) -> int:
+        """One less."""
+        return super().needed(cohort) - 1
+
+    def honest(self, cohort: int, paid: Fraction) -> int:
+        """As it should be."""
+        return SumNoise(self.colluding, self.least).honest(cohort, paid)
+
+
+class Silent(Ledger):
+    """Fault: charges, and adds nothing."""
+
+    def gaussian(self, tables: Sequence[Counts], variance: Fraction, **terms: object) -> list[Counts]:
+        """The tables as they are."""
+        super().gaussian([], variance, **terms)  # type: ignore[arg-type]
+        return list(tables)
+
+
 @dataclass(frozen=True)
 class Case:
-    """One line of the table. ``ratio``: the true mu over the claimed one; ``bound``: whether it is only a bound."""
+    """One line of the table. ``ratio``: the true mu over the claimed one; ``bound``: whether it is only a bound.
+
+    ``column``: of the scores, the auditor's who is meant; without, it is whichever sees more.
+    """
 
     target: str
     fault: str
@@ -88,6 +143,12 @@ class Case:
     ratio: float
     play: Callable[[int, int], Scores]
     bound: bool = False
+    column: int | None = None
+
+    @property
+    def key(self) -> Key:
+        """What tells its row from others."""
+        return (self.target, self.fault or "none", str(self.budget.epsilon))
 
 
 def cases(budgets: Sequence[AuditBudget]) -> Iterator[Case]:
@@ -125,7 +186,61 @@ def cases(budgets: Sequence[AuditBudget]) -> Iterator[Case]:
                 ("calibration: paper, total hidden", Game("AIM", budget, calibration="paper"), worst, True),
             ]
         for fault, game, ratio, bound in faults:
-            yield Case(method, fault, budget, runs, ratio, game.play, bound)
+            yield Case(method, fault, budget, runs, ratio, game.play, bound, 0 if fault.endswith("hidden") else None)
+    yield from _sums(budgets)
+    yield from _fits(budgets)
+
+
+def _sums(budgets: Sequence[AuditBudget]) -> Iterator[Case]:
+    """Sums with the clients' noise, each in the eyes of everybody, and of the server with clients that collude."""
+    last = budgets[-1].budget
+    games = [
+        (SumGame(setting.budget, clients=n, colluding=c), "", setting.sums)
+        for setting in reversed(budgets)
+        for n, c in ((9, 2), (3, 1))
+    ]
+    games += [
+        (game, fault, budgets[-1].sums)
+        for fault, game in (
+            ("sized as if all stay", SumGame(last, noise=AllStay)),
+            ("colluding parts counted", SumGame(last, noise=AllHonest)),
+            ("both", SumGame(last, noise=AllStayHonest)),
+            ("one client adds nothing", SumGame(last, second=Silent)),
+            ("opened with one client less", SumGame(last, noise=OneLess)),
+            ("made again with new parts, paid once", SumGame(last, anew=True)),
+            ("made again without one client", SumGame(last, without=True)),
+        )
+    ]
+    for game, fault, runs in games:
+        play = cache(game.play)
+        for column, who in enumerate(("everybody", f"server and {game.colluding}")):
+            target = f"Sum, {game.clients} clients, fewest stay: {who}"
+            yield Case(target, fault, game.budget, runs, _ratio(game, column), _same(play, column), column=column)
+
+
+def _fits(budgets: Sequence[AuditBudget]) -> Iterator[Case]:
+    """Whole fits with the clients' noise, in the eyes of the server and a client that colludes with it."""
+    for setting, fault, noise, parts in (
+        *((setting, "", SumNoise, 1) for setting in reversed(budgets)),
+        (budgets[-1], "colluding parts counted", AllHonest, STAYING),
+    ):
+        ratio = math.sqrt(float(SIZE_SHARE) + (1 - float(SIZE_SHARE)) * SHARE * parts)
+        play = Game("AugFLAIM (Private)", setting.budget, noise=noise).play
+        target = "AugFLAIM (Private), 3 clients, fewest stay: server and 1"
+        yield Case(target, fault, setting.budget, setting.runs, ratio, play)
+
+
+def _same(play: Callable[[int, int], Scores], later: int) -> Callable[[int, int], Scores]:
+    """A game whose runs are those of a line so many places before."""
+    return lambda runs, seed: play(runs, seed - later)
+
+
+def _ratio(game: SumGame, column: int) -> float:
+    """The true mu over the claimed one: by the parts that are between the auditor and the canary."""
+    noise = game.noise(game.colluding, game.colluding + 1)
+    unknown = noise.needed(game.clients) - (game.second is Silent) - (game.colluding if column else 0)
+    part = part_variance(game.paid, noise.honest(game.clients, game.paid) + 1)
+    return math.sqrt((2 if game.anew else 1) * game.paid / (part * (1 if game.without else unknown)))
 
 
 def _measure(ledger: type[Ledger], budget: Budget) -> Callable[[int, int], Scores]:
@@ -148,8 +263,8 @@ def audited(case: Case, seed: int) -> dict[str, object]:
     if without.ndim == 1:
         without, present = without[:, None], present[:, None]
     verdicts = [judge(without[:, k], present[:, k], case.budget) for k in range(without.shape[1])]
-    if case.fault.endswith("total hidden"):
-        verdicts = verdicts[:1]
+    if case.column is not None:
+        verdicts = [verdicts[case.column]]
     best = max(verdicts, key=lambda verdict: verdict.mu_low)
     claimed = claimed_mu(case.budget)
     return {
@@ -184,6 +299,10 @@ the Gaussian trade-off, claimed sqrt(2 rho); `mu_low` and `epsilon_low` (Clopper
 delta if the trade-off is Gaussian. Of whole mechanisms the auditor watches the releases and the published total; the
 line shows the higher `mu_low` of the two.
 
+Sums with the clients' noise are audited when as many have left as may, in the eyes of everybody who sees the release,
+and of the server together with so many clients as may collude; both lines are of the same runs. In whole fits of three
+clients with such noise, one leaves every sum, one colludes, and the third has the canary.
+
 `mu_true` is known from the construction: measurements get {share:.0%} of rho (for FLAIM after {size:.0%} for sizes),
 and a canary in empty cells moves all scores alike, so it is hardly seen in selections. `power`: the probability that
 `mu_low` exceeds the claim at `mu_true`.
@@ -193,26 +312,35 @@ No line with fault "none" may be flagged. Where a fault is not flagged, its powe
 """
 
 
+def read(path: Path) -> dict[Key, dict[str, object]]:
+    """The rows that there are."""
+    with path.open(newline="") as file:
+        return {(row["target"], row["fault"], row["epsilon"]): dict(row) for row in csv.DictReader(file)}
+
+
 def main() -> None:
     """Play all games, write the tables."""
     parser = argparse.ArgumentParser(description="Audit the privacy claims with canary games.")
+    parser.add_argument("--only", help="games that have this in their name; the other rows stay as they are")
     parser.add_argument("--config", type=Path, default=CONFIG, help="budgets, runs and seed")
     parser.add_argument("--out", type=Path, default=Path("results/audit"))
     options = parser.parse_args()
     given = load_settings(options.config, AuditSettings)
     options.out.mkdir(parents=True, exist_ok=True)
-    rows: list[dict[str, object]] = []
-    with (options.out / "audit.csv").open("w", newline="") as file:
-        for number, case in enumerate(track(list(cases(given.budgets)), "games")):
-            rows.append(audited(case, given.seed * 1000 + number))
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            if number == 0:
-                writer.writeheader()
-            writer.writerow(rows[-1])
-            file.flush()
+    path = options.out / "audit.csv"
+    rows = read(path) if options.only else {}
+    numbered = list(enumerate(cases(given.budgets)))
+    order = [case.key for _, case in numbered]
+    for number, case in track([(n, c) for n, c in numbered if (options.only or "") in c.target], "games"):
+        rows[case.key] = audited(case, given.seed * 1000 + number)
+        rows = {key: rows[key] for key in order if key in rows}
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[case.key]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows.values())
     head = HEADER.format(confidence=CONFIDENCE, share=SHARE, size=float(SIZE_SHARE))
     command = "python experiments/audit.py" + ("" if options.config == CONFIG else f" --config {options.config}")
-    (options.out / "audit.md").write_text(text := signed_table(head, rows, command))
+    (options.out / "audit.md").write_text(text := signed_table(head, list(rows.values()), command))
     print(text)
 
 

@@ -14,7 +14,9 @@ import pytest
 from scipy.special import expit, ndtr
 from scipy.stats import binom, binomtest, norm
 
+from marginal_sdg.backends.sum_noise import SumNoise
 from marginal_sdg.experiment.canary import METHODS, Game, TellsTotal, skewed_scores
+from marginal_sdg.experiment.sum_game import SumGame
 from marginal_sdg.privacy import Budget, DiscreteGaussian, Ledger, Source
 from marginal_sdg.privacy.audit import (
     Skimping,
@@ -138,6 +140,48 @@ def test_aim_at_the_setting_of_a_published_audit():
 def test_too_little_noise_is_caught_in_whole_mechanisms(method, ledger, runs):
     without, present = Game(method, LARGE, rounds=3, ledger=ledger).play(runs, seed=8)
     assert judge(without[:, 0], present[:, 0], LARGE).flagged
+
+
+# --- sums with the clients' noise -----------------------------------------------------------------
+
+
+class CountsAll(SumNoise):
+    def honest(self, cohort, paid):
+        return cohort
+
+
+@pytest.mark.parametrize(("clients", "colluding", "share"), [(9, 2, 4 / 6), (3, 1, 1 / 2)])
+def test_a_server_with_all_that_may_collude_sees_what_was_paid_for_and_others_less(clients, colluding, share):
+    runs = 800
+    without, present = SumGame(LARGE, clients=clients, colluding=colluding).play(runs, seed=12)
+    for column, ratio in enumerate((math.sqrt(share), 1.0)):
+        found = judge(without[:, column], present[:, column], LARGE, SURE)
+        assert not found.flagged
+        assert abs(found.mu - ratio * found.claimed_mu) < norm.isf(1e-6) * 2 / math.sqrt(runs)
+
+
+@pytest.mark.parametrize(
+    ("fault", "runs", "ratio"),
+    [
+        ({"without": True}, 300, 2.0),
+        pytest.param({"anew": True}, 2500, math.sqrt(2), marks=pytest.mark.slow),
+        pytest.param({"noise": CountsAll}, 2500, 1.44, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_a_sum_with_too_little_noise_against_colluding_clients_is_caught(fault, runs, ratio):
+    claimed = claimed_mu(LARGE)
+    assert power(ratio * claimed, claimed, runs, SURE) > 0.999
+    without, present = SumGame(LARGE, **fault).play(runs, seed=13)
+    found = judge(without[:, 1], present[:, 1], LARGE, SURE)
+    assert found.flagged
+    assert abs(found.mu - ratio * claimed) < 0.3 * claimed
+
+
+def test_a_whole_fit_with_the_clients_noise_is_not_flagged():
+    without, present = Game("AugFLAIM (Private)", LARGE, rounds=1, noise=SumNoise).play(40, seed=14)
+    found = judge(without[:, 0], present[:, 0], LARGE, SURE)
+    assert not found.flagged and judge(without[:, 0], present[:, 0], LARGE).mu > 0.2
 
 
 # --- the auditor's statistics ---------------------------------------------------------------------

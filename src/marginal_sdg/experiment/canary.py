@@ -7,6 +7,7 @@ releases along its own path: sizes, selections and measurements. A second score 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,8 +22,10 @@ from marginal_sdg.backends.base import Backend, PublicState
 from marginal_sdg.backends.federated import FederatedBackend
 from marginal_sdg.backends.local_clients import LocalClients
 from marginal_sdg.backends.plaintext import PlaintextBackend
+from marginal_sdg.backends.sum_noise import SumNoise
 from marginal_sdg.domain import Clique, Domain
 from marginal_sdg.encoding import Table
+from marginal_sdg.experiment.sum_game import WatchedSum
 from marginal_sdg.generators import make_generator
 from marginal_sdg.graphical.model import GraphicalModel
 from marginal_sdg.privacy.audit import choice_evidence, count_evidence
@@ -35,7 +38,7 @@ from marginal_sdg.workload import Workload
 
 Floats = npt.NDArray[np.float64]
 
-CLIENTS = 3
+CLIENTS, STAYING = 3, 2
 DOMAIN = Domain.from_shape({"a": 3, "b": 3, "c": 3})
 WORKLOAD = Workload(DOMAIN, (("a", "b"), ("b", "c")))
 METHODS = {"AIM": None, "NaiveFLAIM": "naive", "AugFLAIM (Private)": "private"}
@@ -51,7 +54,11 @@ def worlds(rows: int = 90) -> tuple[Table, Table]:
 
 @dataclass(frozen=True)
 class Game:
-    """One mechanism under audit. ``ledger`` and ``curator`` are where a fault can be planted."""
+    """One mechanism under audit. ``ledger``, ``curator`` and ``noise`` are where a fault can be planted.
+
+    ``noise``: the clients' on sums, by one client of three, for the last leaves every sum, and the auditor, who is the
+    server, knows what the second has added.
+    """
 
     method: str
     budget: Budget
@@ -59,6 +66,7 @@ class Game:
     calibration: str = "sound"
     ledger: type[Ledger] = Ledger
     curator: type[WatchedCurator] | None = None
+    noise: type[SumNoise] | None = None
 
     def run(self, world: int, seed: int | np.random.SeedSequence) -> tuple[float, float]:
         """Fit in one world: (log-likelihood ratio of the releases, the same for the published total's excess)."""
@@ -73,10 +81,15 @@ class Game:
             "seed": seed,
         }
         curator = partial(self.curator or WatchedCurator, worlds=both, witness=witness)
-        federation = partial(WatchedFederation, worlds=both, witness=witness)
+        engine = None if self.noise is None else WatchedSum(STAYING)
+        federation = partial(WatchedFederation, worlds=both, witness=witness, engine=engine)
+        faulty: dict[str, Any] = {"Ledger": self.ledger, "FederatedBackend": federation}
+        if self.noise is not None:
+            faulty |= {"SumNoise": self.noise, "IdealSecureSum": lambda: engine}
+            shared["noise"] = "clients"
         with (
             patch.multiple(synthesizers, Ledger=self.ledger, PlaintextBackend=curator),
-            patch.multiple(federations, Ledger=self.ledger, FederatedBackend=federation),
+            patch.multiple(federations, **faulty),
         ):
             fitted: synthesizers.AIM | federations.FLAIM
             variant = METHODS[self.method]
@@ -196,6 +209,7 @@ class WatchedFederation(FederatedBackend):
     def __init__(self, clients: LocalClients, workload: Workload, ledger: Ledger, source: Source, **terms: Any) -> None:
         both: tuple[Table, Table] = terms.pop("worlds")
         self._witness: Witness = terms.pop("witness")
+        self._engine: WatchedSum | None = terms.pop("engine")
         super().__init__(clients, workload, ledger, source, **terms)
         self._members = clients
         homes = [_clients(world, with_canary=i == 1)[0] for i, world in enumerate(both)]
@@ -216,8 +230,18 @@ class WatchedFederation(FederatedBackend):
     def initialise(self, cliques: Sequence[Clique], step: Step, ledger: Ledger) -> list[Measurement]:
         """Watched: every client is in every sum."""
         released = super().initialise(cliques, step, ledger)
-        self._witness.measured(released, [True] * len(released))
+        self._witness.measured(self._as_seen(released), [True] * len(released))
         return released
+
+    def _as_seen(self, released: list[Measurement]) -> list[Measurement]:
+        """What the auditor makes of releases: where clients add the noise, without that of the one it knows."""
+        if self._engine is None:
+            return released
+        seen = []
+        for measurement, part in zip(released, self._engine.last_cells(range(1, STAYING)), strict=True):
+            counts = np.append(measurement.counts[:-1], measurement.counts[-1] - part)
+            seen.append(replace(measurement, counts=counts, sigma=measurement.sigma / math.sqrt(STAYING)))
+        return seen
 
     def select(self, state: PublicState, step: Step, ledger: Ledger) -> Selection:
         """Watched, with one local step."""
@@ -228,9 +252,11 @@ class WatchedFederation(FederatedBackend):
 
     def measure(self, selection: Selection, step: Step, ledger: Ledger) -> list[Measurement]:
         """Watched: the canary is counted where its client picked the clique, and in the 1-way marginals of all."""
+        if self._engine is not None:
+            self._engine.made.clear()  # earlier sums, and votes
         released = super().measure(selection, step, ledger)
         counted = [0 in cohort for cohort in selection.picks.values()]
-        self._witness.measured(released, counted + [True] * (len(released) - len(counted)))
+        self._witness.measured(self._as_seen(released), counted + [True] * (len(released) - len(counted)))
         return released
 
 
