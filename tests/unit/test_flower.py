@@ -17,8 +17,12 @@ from marginal_sdg import FLAIM, Budget, Domain, Table, load_dataset
 from marginal_sdg.errors import BudgetError, ConfigError, ProtocolError
 from marginal_sdg.flower import messages
 from marginal_sdg.flower.__main__ import main as command
+from marginal_sdg.flower.deployment import Deployment
+from marginal_sdg.flower.kept import from_line
 from marginal_sdg.flower.node import Node
+from marginal_sdg.flower.project import write_project
 from marginal_sdg.flower.remote_clients import RemoteFederation
+from marginal_sdg.privacy import Ledger
 from marginal_sdg.privacy.joint import part_variance
 from marginal_sdg.privacy.noise import Source
 
@@ -364,6 +368,44 @@ def test_without_flower_the_demonstration_says_what_to_install(tmp_path, capsys)
     with pytest.raises(SystemExit) as stopped:
         command(["demo", "--out", str(tmp_path / "synthetic.csv")])
     assert stopped.value.code == 2 and "pip install 'marginal-sdg[flower]'" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(find_spec("flwr") is None, reason="Flower is not installed (extra flower, Python 3.11 or newer)")
+def test_flower_runs_the_app_with_simulated_clients(domain, clients, tmp_path):
+    """A SuperLink, three clients, one round with a selection; what each has spent is in its file."""
+    homes = [tmp_path / "clients" / str(k) for k in range(3)]
+    for home, table in zip(homes, clients, strict=False):
+        home.mkdir(parents=True)
+        pd.DataFrame(table.codes, columns=domain.names).to_csv(home / "table.csv", index=False)
+        domain.save(home / "domain.yaml")
+    out = tmp_path / "synthetic.csv"
+    config = {"epsilon": 1.0, "delta": 1e-5, "rounds": 1, "participation": 1.0, "variant": "census", "workload": 2}
+    config |= {
+        "records_per_person": 1,
+        "max_model_mb": 80.0,
+        "colluding": 1,
+        "clients": 3,
+        "least": 2,
+        "timeout": 300.0,
+    }
+    config |= {"domain": str(homes[0] / "domain.yaml"), "folder": str(tmp_path / "clients"), "patience": 0.0}
+    write_project(tmp_path / "app", {**config, "out": str(out)})
+    with Deployment(tmp_path, 60.0) as deployment:
+        deployment.link(nodes=False)
+        assert deployment.run(tmp_path / "app", simulated=3, log=tmp_path / "log").wait() == 0
+    said = (tmp_path / "log").read_text()
+    assert "server: spent epsilon 1 on " in said, said
+    assert list(pd.read_csv(out)) == list(domain.names)
+    for home in homes:
+        state = from_line((home / "table.csv.ledger").read_text())
+        ledger = Ledger.from_dict(json.loads(state["ledger"]), Source.system())
+        assert [charge.what for charge in ledger.charges] == [
+            "size of each client",
+            "part of a sum",
+            "round 1: clients select",
+            "part of a sum",
+        ]
+        assert ledger.spent == ledger.budget.rho
 
 
 @pytest.mark.slow

@@ -1,11 +1,12 @@
 """Clients that share nothing with the server but messages: they pick and pay at home, their sums are masked.
 
-The sums are our own protocol (``crypto/masking.py``) and not Flower's SecAgg+: they are exact integers rather than
-quantised floats, the masks come from AES-CTR where Flower's expands 32 bits of a seed by a Mersenne Twister, and many
-sums are made at once. A client that does not answer in time has dropped out of the sum. Where fewer stay than the
-threshold (two thirds, of small cohorts), or than ``least``, those who are missing are asked the same again, until they
-answer or ``patience`` is over: then the fit ends, and nothing is released. They are never replaced, and no sum is begun
-anew without them: all have paid for it, and two sums of other clients, or of other noise, would say what neither says.
+The sums are our own protocol (``crypto/masking.py``) and not Flower's SecAgg+, whose masks come from 28 or 32 bits by a
+Mersenne Twister, and which has no sum when a client leaves early (docs/pages/concepts/flaim.md compares them).
+
+A client that does not answer in time has dropped out of the sum. Where fewer stay than the threshold (two thirds, of
+small cohorts), or than ``least``, those who are missing are asked the same again, until they answer or ``patience`` is
+over: then the fit ends, and nothing is released. They are never replaced, and no sum is begun anew without them: all
+have paid for it, and two sums of other clients, or of other noise, would say what neither says.
 """
 
 from __future__ import annotations
