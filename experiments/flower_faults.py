@@ -275,7 +275,7 @@ def soon_gone(stage: Stage) -> str:
 
 
 def back(stage: Stage) -> str:
-    """The last two SuperNodes are killed after keys, and started again when Flower knows that they are gone."""
+    """The last two SuperNodes are killed after shares, and started again when Flower knows that they are gone."""
     stage.start(patience=LIMIT)
 
     def strike() -> None:
@@ -283,7 +283,7 @@ def back(stage: Stage) -> str:
         time.sleep(UNHEARD)
         stage.nodes[-2:] = [stage.node(k) for k in stage.last]
 
-    return stage.run(lambda: all(stage.answered(k, "keys")() for k in stage.last), strike)
+    return stage.run(lambda: all(stage.answered(k, "shares")() for k in stage.last), strike)
 
 
 def sent_twice(stage: Stage) -> str:

@@ -267,6 +267,16 @@ def test_no_mask_hides_two_vectors(domain, clients):
     assert changed and all("is not the next step" in answer["error"] for answer in changed)
 
 
+def test_a_question_that_comes_late_does_not_undo_the_sum_that_is_being_made(domain, table):
+    """Of a client that was away, Flower keeps questions of sums that are over."""
+    node = enrolled(domain, table)
+    for number in (0, 1):
+        assert "messages" in node.answer({"kind": "keys", "sums": [number]})
+    before = dict(node.state)
+    assert "sum 0 is over; this question came too late" in node.answer({"kind": "keys", "sums": [0]})["error"]
+    assert node.state == before and any(name.startswith("sum-1") for name in before)
+
+
 def test_a_server_that_plans_more_than_it_says_is_stopped(domain, clients):
     """A sum with less noise than the plan costs a client more than it has agreed to."""
 

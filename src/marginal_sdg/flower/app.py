@@ -97,8 +97,9 @@ class FlowerWire:
     def ask(self, questions: Mapping[int, Fields]) -> dict[int, Fields]:
         """Who does not answer within the timeout, or whose app fails, is missing; who is back is known again."""
         there = set(self._grid.get_node_ids())
-        if not there >= set(self._nodes.values()):
-            self._nodes |= self._who(there - set(self._nodes.values()))
+        strangers = there - set(self._nodes.values())
+        if strangers and not there >= set(self._nodes.values()):
+            self._nodes |= self._who(strangers)
         answers = self._sent({self._nodes[k]: fields for k, fields in questions.items() if k in self._nodes})
         return {k: answers[node] for k, node in self._nodes.items() if node in answers}
 

@@ -197,10 +197,12 @@ class Node:
         """
         sums, answers = take(question, "sums", list), []
         if kind == KEYS:
-            for name in [
-                name for name in self.state if name.startswith("sum-") and int(name.split("-")[1]) not in sums
-            ]:
-                del self.state[name]  # done, or given up by the server
+            known = {name: int(name.split("-")[1]) for name in self.state if name.startswith("sum-")}
+            if sums and max(known.values(), default=0) > max(sums):
+                raise ProtocolError(f"secure aggregation: sum {max(sums)} is over; this question came too late")
+            for name, number in known.items():
+                if number not in sums:
+                    del self.state[name]  # done, or given up by the server
         given = take(question, "messages", list) if kind != KEYS else [b""] * len(sums)
         specs = from_json(question, "specs") if kind == SHARES else [None] * len(sums)
         for number, message, spec in zip(sums, given, specs, strict=True):
