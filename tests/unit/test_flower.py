@@ -232,8 +232,8 @@ def test_messages_that_are_none_are_named_and_cost_nothing(domain, table, change
     assert node.state == before
 
 
-@pytest.mark.parametrize("forged", [b"", b"\1\0\0\0\3\0\0\0", b"x" * 8, 7])
-def test_a_message_from_somebody_else_ends_the_fit(domain, clients, forged):
+@pytest.mark.parametrize("forged", [b"", b"\0\0\0\0\3" + bytes(67), b"\1" + bytes(71), bytes(40), b"x" * 8, 7])
+def test_a_message_of_somebody_or_something_else_ends_the_fit(domain, clients, forged):
     class Forger(FakeGrid):
         def ask(self, questions):
             answers = super().ask(questions)
@@ -241,7 +241,7 @@ def test_a_message_from_somebody_else_ends_the_fit(domain, clients, forged):
                 answers[0]["messages"] = [forged for _ in answers[0]["messages"]]
             return answers
 
-    with pytest.raises(ProtocolError, match="client 0: 'keys' was answered for other sums or another client"):
+    with pytest.raises(ProtocolError, match="client 0: 'keys' was answered for another step, sum or client"):
         fit(domain, RemoteFederation(Forger(grid(clients).nodes)), participation=1.0)
 
 

@@ -51,6 +51,7 @@ Ring = npt.NDArray[Any]  # uint32 or uint64
 
 _HEADER = struct.Struct("<BxHI")  # kind of message, number of entries or of survivors, client
 _KEYS, _SHARES, _MASKED, _SURVIVORS, _UNMASK = range(5)
+ANSWERS = {"keys": _KEYS, "shares": _SHARES, "masked": _MASKED, "unmask": _UNMASK}  # a client's, by their first byte
 _NONCE = bytes(12)  # every sealing key seals one message
 
 

@@ -25,8 +25,8 @@ from marginal_sdg.backends.clients import Ballot, Clients, Counts, Question, Sum
 from marginal_sdg.backends.sum_noise import SumNoise
 from marginal_sdg.backends.variants import VARIANTS, Variant
 from marginal_sdg.crypto.graph import Graph
-from marginal_sdg.crypto.masking import MaskingServer
-from marginal_sdg.crypto.secagg import HEADER_BYTES, ID_BYTES, LARGEST, enough, ring_bytes
+from marginal_sdg.crypto.masking import ANSWERS, MaskingServer
+from marginal_sdg.crypto.secagg import HEADER_BYTES, ID_BYTES, KEY_BYTES, LARGEST, enough, ring_bytes
 from marginal_sdg.crypto.traffic import Traffic
 from marginal_sdg.domain import Clique
 from marginal_sdg.errors import ConfigError, ProtocolError
@@ -316,8 +316,8 @@ class RemoteClients:
         answers: dict[int, dict[int, bytes]] = {number: {} for number in messages}
         for k, reply in self._ask(kind, questions, every).items():
             found = take(reply, "messages", list)
-            if len(found) != len(sums[k]) or any(_sender(message) != k for message in found):
-                raise ProtocolError(f"client {k}: {kind!r} was answered for other sums or another client")
+            if len(found) != len(sums[k]) or not all(_fits(message, kind, k) for message in found):
+                raise ProtocolError(f"client {k}: {kind!r} was answered for another step, sum or client")
             for number, message in zip(sums[k], found, strict=True):
                 answers[number][k] = message
         return answers
@@ -341,8 +341,9 @@ def _any(number: int, there: Collection[int]) -> None:
     """Of a sum that is being begun, as many as there are."""
 
 
-def _sender(message: object) -> int | None:
-    """Who a message of the protocol says it is from."""
-    if not isinstance(message, bytes) or len(message) < HEADER_BYTES:
-        return None
-    return int.from_bytes(message[ID_BYTES:HEADER_BYTES], "little")
+def _fits(message: object, kind: str, client: int) -> bool:
+    """Whether a client sends such a message in a step of the protocol; of keys, whether they can be passed on."""
+    if not isinstance(message, bytes) or len(message) < HEADER_BYTES or message[0] != ANSWERS[kind]:
+        return False
+    sender = int.from_bytes(message[ID_BYTES:HEADER_BYTES], "little")
+    return sender == client and (kind != KEYS or len(message) == HEADER_BYTES + 2 * KEY_BYTES)
