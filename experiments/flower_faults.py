@@ -282,9 +282,9 @@ def back(stage: Stage) -> str:
     return stage.run(lambda: all(stage.answered(k, "shares")() for k in stage.last), strike)
 
 
-def sent_twice(stage: Stage) -> str:
-    """Client 2's SuperNode sends every answer twice; one to masked is also pushed by others, and again by itself."""
-    program, said = replays.twice(stage.home / "odd"), []
+def sent_again(stage: Stage) -> str:
+    """Client 2's SuperNode sends old answers again; one is also pushed by nobody, by client 1, and from elsewhere."""
+    program, said = replays.again(stage.home / "odd"), []
     stage.start(odd={2: {"program": program}})
 
     def strike() -> None:
@@ -301,14 +301,18 @@ def sent_twice(stage: Stage) -> str:
     return done
 
 
-def sent_late(stage: Stage) -> str:
-    """Client 2 says to shares what it has said to keys; then the run is started again with a node that does not."""
-    stage.start(odd={2: {"program": replays.earlier(stage.home / "odd")}})
-    first = stage.outcome(stage.run())
-    end(stage.nodes[2])
-    stage.nodes[2] = stage.node(2)
-    stage.note = f"{first}; with a node that does not, run again: "
-    return stage.run()
+def odd_node(program: Callable[[Path], Path]) -> Callable[[Stage], str]:
+    """Client 2's SuperNode is another program; then the run is started again with one that is not."""
+
+    def fault(stage: Stage) -> str:
+        stage.start(odd={2: {"program": program(stage.home / "odd")}})
+        first = stage.outcome(stage.run())
+        end(stage.nodes[2])
+        stage.nodes[2] = stage.node(2)
+        stage.note = f"{first}; with a node that does not, run again: "
+        return stage.run()
+
+    return fault
 
 
 def recorded(stage: Stage) -> str:
@@ -404,8 +408,9 @@ FAULTS: dict[str, tuple[Callable[[Stage], str], int, int]] = {  # what to do, cl
     "SuperLink and ServerApp are killed at shares; started and run again": (link_killed, 3, 0),
     "a SuperNode stands still for longer than the server waits": (slow, 3, 0),
     "two of three SuperNodes: a key nobody registered; another authority's certificate": (strangers, 3, 0),
-    "a SuperNode sends every answer twice; one is sent again by others": (sent_twice, 3, 0),
-    "a SuperNode sends its answer to keys as that to shares; run again": (sent_late, 3, 0),
+    "a SuperNode sends its last answer again before every new one; one is sent again by others": (sent_again, 3, 0),
+    "a SuperNode sends every answer twice at once; run again": (odd_node(replays.twice), 3, 0),
+    "a SuperNode sends its answer to keys as that to shares; run again": (odd_node(replays.earlier), 3, 0),
     "what a SuperNode has sent is recorded, and sent again": (recorded, 3, 0),
     "a client's ledger is on a full disk; run again with a larger one": (full_disk, 3, 0),
 }

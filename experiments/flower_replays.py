@@ -25,12 +25,26 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 push = FleetHttpClient.PushMessages
 
 def twice(self, request):
-    with open({record!r}, "wb") as file:
-        file.write(request.SerializeToString())
     answers = push(self, request), push(self, request)
     return answers[0]
 
 FleetHttpClient.PushMessages = twice
+"""
+_AGAIN = """
+from pathlib import Path
+
+from flwr.proto.fleet_pb2 import PushMessagesRequest
+from flwr.supernode.fleet_http_client import FleetHttpClient
+
+push, record = FleetHttpClient.PushMessages, Path({record!r})
+
+def again(self, request):
+    if record.exists():
+        push(self, PushMessagesRequest.FromString(record.read_bytes()))
+    record.write_bytes(request.SerializeToString())
+    return push(self, request)
+
+FleetHttpClient.PushMessages = again
 """
 _EARLIER = """
 from pathlib import Path
@@ -51,8 +65,13 @@ Node.answer = earlier
 
 
 def twice(home: Path) -> Path:
-    """A SuperNode that sends every answer twice, and keeps the last in a file ``record``."""
+    """A SuperNode that sends every answer twice, the second time before the SuperLink has all of the first."""
     return _program(home, _TWICE)
+
+
+def again(home: Path) -> Path:
+    """A SuperNode that sends its last answer again before every new one, and keeps it in a file ``record``."""
+    return _program(home, _AGAIN)
 
 
 def earlier(home: Path) -> Path:
