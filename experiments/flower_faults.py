@@ -439,8 +439,8 @@ marginals, five questions; in the first row also a round with a selection. "Kill
 many releases are in each client's ledger, and would say WRONG where there were more than one size and one for every sum
 and selection. Wall seconds from the first `flwr run` to the end of the last, on a machine with other work; the server
 waits 40 s for whoever does not answer, and Flower starts a process for every question to a client. A run numbers its
-clients by the identifiers that Flower gives their nodes. Answers that a SuperNode sends twice at once bring the SuperLink
-of flwr 1.42.0 to a stop for minutes; nothing is released or paid by it.
+clients by the identifiers that Flower gives their nodes. A SuperNode that sends answers twice at once brings the
+SuperLink of flwr 1.42.0 to a stop for minutes; nothing is released by that, and nothing paid twice.
 
 """
 
