@@ -45,6 +45,28 @@ def test_the_file_is_written_at_the_first_charge_before_noise_is_drawn(tmp_path,
     assert spent(path) == ONE.rho
 
 
+def test_a_session_that_is_gone_on_with_is_booked_once(tmp_path):
+    path = tmp_path / "l.json"
+    total, half = Budget(2.0, 1e-5), Budget(0.5, 1e-5)
+
+    def charge(session, budget=ONE):
+        ledger = FiledLedger(LedgerFile(path, total), budget, "a fit", session)
+        ledger.gaussian([np.zeros(3, dtype=np.int64)], 1 / (2 * budget.rho), what="a marginal")
+        return ledger
+
+    assert charge("one").spent == charge("one").spent == ONE.rho
+    assert spent(path) == ONE.rho
+    charge("two")
+    charge("one", half)  # what was booked is not enough, or too much: it is another booking
+    charge("", half), charge("", half)  # of no session
+    assert spent(path) == 2 * ONE.rho + 3 * half.rho
+    before = path.read_bytes()
+    with pytest.raises(BudgetError, match="is left for this table"):
+        charge("three")
+    charge("two")
+    assert path.read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [

@@ -389,6 +389,16 @@ def test_seeded_children_and_generators_are_reproducible_and_distinct() -> None:
     assert Source.system().generator().integers(2**62) != Source.system().generator().integers(2**62)
 
 
+def test_a_key_gives_the_same_bits_again_and_different_ones_to_each_that_it_is_split_into() -> None:
+    first, again, other = (Source.keyed(bytes([byte]) * 32) for byte in (1, 1, 2))
+    drawn = [source.words(4096).tolist() for source in (first, *first.spawn(2), other)]
+    assert drawn[:3] == [source.words(4096).tolist() for source in (again, *again.spawn(2))]
+    assert len({word for words in drawn for word in words}) == 4 * 4096
+    assert first.generator().random(3).tolist() == again.generator().random(3).tolist()
+    assert first.generator().random() != other.generator().random()
+    assert first.secure and first.seed is None and first.spawn(1)[0].secure
+
+
 def test_generators_are_numpys_own_children_of_the_seed() -> None:
     source = Source.seeded(9)
     for child in np.random.SeedSequence(9).spawn(2):

@@ -1,8 +1,9 @@
 """A file that adds up what several runs, in different processes, spend on one table.
 
 A run reserves its whole budget before it touches the table. What is reserved stays spent, whatever becomes of the run:
-killed and started again, it reserves again. The file is replaced in one step and under a lock, so a reader or a crash
-never meets half of it, and two runs at once cannot both take what is enough for one.
+killed and started again, it reserves again, unless it goes on in a session that it has kept. The file is replaced in
+one step and under a lock, so a reader or a crash never meets half of it, and two runs at once cannot both take what is
+enough for one.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ class LedgerFile:
     total: Budget | None = None
     group: int = 1
 
-    def reserve(self, budget: Budget, what: str) -> None:
-        """Record that ``budget`` is spent, durably.
+    def reserve(self, budget: Budget, what: str, session: str = "") -> None:
+        """Record that ``budget`` is spent, durably; of a ``session`` that has a name, once.
 
         Raises
         ------
@@ -49,6 +50,9 @@ class LedgerFile:
         """
         with self._locked():
             state = self._read()
+            booked = [(run["session"], Fraction(run["rho"])) for run in state["runs"] if run.get("session")]
+            if (session, budget.rho) in booked:
+                return
             limit = Budget(**state["total"]).rho
             spent = sum((Fraction(run["rho"]) for run in state["runs"]), Fraction(0))
             if spent + budget.rho > limit:
@@ -63,6 +67,7 @@ class LedgerFile:
                     "epsilon": budget.epsilon,
                     "delta": budget.delta,
                     "rho": str(budget.rho),
+                    **({"session": session} if session else {}),
                 }
             )
             replace_file(self.path, [json.dumps(state, indent=1).encode()])
@@ -102,15 +107,19 @@ class LedgerFile:
 
 
 class FiledLedger(Ledger):
-    """What a fit takes as ``ledger=`` to be booked in a file: at its first charge, before anything is drawn."""
+    """What a fit takes as ``ledger=`` to be booked in a file: at its first charge, before anything is drawn.
 
-    def __init__(self, file: LedgerFile, budget: Budget, what: str) -> None:
+    ``session``: the name of a session that outlives its process, and is booked once however often it is gone on with.
+    """
+
+    def __init__(self, file: LedgerFile, budget: Budget, what: str, session: str = "") -> None:
         super().__init__(budget, Source.system(), group=file.group)
+        self.session = session
         self._file, self._what = file, what
 
     def charge(self, charge: Charge) -> None:
         """Reserve the whole budget in the file, once; then as any ledger."""
         if not self.charges:
             assert self.budget is not None
-            self._file.reserve(self.budget, self._what)
+            self._file.reserve(self.budget, self._what, self.session)
         super().charge(charge)

@@ -25,6 +25,7 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
+from ..crypto.prg import Stream
 from ..errors import BudgetError
 
 Words = npt.NDArray[np.uint64]
@@ -37,9 +38,10 @@ _WORD = 64
 class Source:
     """Where random bits come from: the operating system, or a seed (reproducible, for simulation only)."""
 
-    def __init__(self, seeds: np.random.SeedSequence | None) -> None:
+    def __init__(self, seeds: np.random.SeedSequence | None, key: bytes | None = None) -> None:
         self._seeds = seeds
         self._bits = None if seeds is None else np.random.PCG64(seeds)
+        self._keyed = None if key is None else Stream(key)
 
     @classmethod
     def seeded(cls, seed: int | np.random.SeedSequence | None = None) -> Source:
@@ -55,10 +57,18 @@ class Source:
         """Bits from the operating system, for real releases; there is no seed to give."""
         return cls(None)
 
+    @classmethod
+    def keyed(cls, key: bytes) -> Source:
+        """Bits of AES-256 under 32 secret bytes, which come from the operating system and are used for nothing else.
+
+        For a release that a process goes on with after another: the same key gives the same bits.
+        """
+        return cls(None, key)
+
     @property
     def secure(self) -> bool:
-        """Whether the bits come from the operating system."""
-        return self._bits is None
+        """Whether the bits come from the operating system, or from AES under a key that does."""
+        return self._seeds is None
 
     @property
     def seed(self) -> tuple[int, tuple[int, ...]] | None:
@@ -71,9 +81,9 @@ class Source:
 
     def words(self, n: int) -> Words:
         """(n,) uint64 of independent uniform bits."""
-        if self._bits is None:
-            return np.frombuffer(os.urandom(8 * n), dtype=np.uint64)
-        return self._bits.random_raw(n)
+        if self._bits is not None:
+            return self._bits.random_raw(n)
+        return np.frombuffer(os.urandom(8 * n), dtype=np.uint64) if self._keyed is None else self._keyed.draw(n)
 
     def key(self) -> bytes:
         """32 bytes for a cryptographic protocol between parties."""
@@ -81,12 +91,14 @@ class Source:
 
     def spawn(self, n: int) -> list[Source]:
         """Make n independent sources of the same kind, e.g. one per client."""
-        return [Source(seeds) for seeds in (self._seeds.spawn(n) if self._seeds else [None] * n)]
+        if self._seeds is not None:
+            return [Source(seeds) for seeds in self._seeds.spawn(n)]
+        return [Source(None, None if self._keyed is None else self.key()) for _ in range(n)]
 
     def generator(self) -> np.random.Generator:
         """Make a new numpy generator for post-processing (sampling rows, ties), never for private noise."""
         if self._seeds is None:
-            return np.random.default_rng(int.from_bytes(os.urandom(32), "little"))
+            return np.random.default_rng(int.from_bytes(self.key(), "little"))
         return np.random.default_rng(self._seeds.spawn(1)[0])
 
 
