@@ -21,7 +21,18 @@ def replace_file(path: Path, parts: Iterable[bytes]) -> None:
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
+    _sync(path.parent)
+
+
+def make_folder(path: Path) -> None:
+    """A folder for the owner's eyes only, if there is none; on disk before this returns."""
+    if not path.exists():
+        path.mkdir(mode=0o700)
+        _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:

@@ -65,9 +65,12 @@ class Estimator:
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ConfigError(f"{name}: must be a positive integer, got {value!r}")
 
-    def _sources(self) -> tuple[Source, Source]:
-        """Independent randomness for the ledger and for public choices; others for synthetic rows and for keys."""
-        source = Source.system() if self.seed is None else Source.seeded(self.seed)
+    def _sources(self, system: Source | None = None) -> tuple[Source, Source]:
+        """Independent randomness for the ledger and for public choices; others for synthetic rows and for keys.
+
+        ``system``: what it comes from without a seed, by default the operating system.
+        """
+        source = (system or Source.system()) if self.seed is None else Source.seeded(self.seed)
         noise, public, self._rows, self._keys = source.spawn(4)
         return noise, public
 

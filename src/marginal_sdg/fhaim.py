@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from marginal_sdg import __version__
 from marginal_sdg.backends.distance import NAMES, Distance
 from marginal_sdg.backends.encrypted import EncryptedBackend
 from marginal_sdg.backends.holders import Records, joined, split_columns, split_rows
@@ -16,15 +20,21 @@ from marginal_sdg.backends.vault import LARGEST_COUNT, ClearVault, Vault
 from marginal_sdg.encoding import Table
 from marginal_sdg.errors import ConfigError, DataError
 from marginal_sdg.privacy.ledger import Ledger
+from marginal_sdg.privacy.ledger_file import FiledLedger
 from marginal_sdg.privacy.noise import Source
 from marginal_sdg.schedule import plan_schedule
 from marginal_sdg.synthesizers import Synthesizer
 from marginal_sdg.workload import Workload
 
+if TYPE_CHECKING:
+    from marginal_sdg.crypto.notes import Notes
+
 _PAPER_SCORES = (
     "paper's protocol: the key holder sees every noisy score, and only the winner's place is paid for; against it, "
     "a selection costs up to {:.1f} times what is charged, and pure zCDP does not hold"
 )
+
+_LONG = 60  # characters of a parameter; of a longer one a session that is kept has a digest
 
 
 @dataclass(eq=False)
@@ -95,11 +105,16 @@ class FHAIM(Synthesizer):
     identity: Path | str | None = field(default=None, kw_only=True)
     timeout: float = field(default=600.0, kw_only=True)
 
-    def fit(self, table: Records | Sequence[Records], *, ledger: Ledger | None = None) -> FHAIM:
+    def fit(
+        self, table: Records | Sequence[Records], *, ledger: Ledger | None = None, notes: Notes | None = None
+    ) -> FHAIM:
         """Spend the budget on ``table``, or on one table for each data holder.
 
         Raises before anything is spent where a table or a parameter is wrong, or where a role cannot be reached.
         ``ledger``: a ledger that several fits on the same records share; it must be able to pay this one's budget.
+        ``notes``: with ``server`` and ``keyholder``, keeps the session on disk, so that the same fit goes on when its
+        process was killed, and pays nothing again; ``communication_`` and ``encryption_`` then leave out the uploads of
+        earlier processes.
         """
         budget, workload = self._checked()
         given: list[Any] = list(table) if isinstance(table, list | tuple) else [table]
@@ -111,15 +126,17 @@ class FHAIM(Synthesizer):
         else:
             tables = split_columns(given, self.domain, self.max_records, elsewhere=bool(self.others))
         self._keep_types(given)
-        noise, _ = self._sources()
+        noise, _ = self._sources(None if notes is None else self._resumed(notes, workload, tables, ledger))
         account = Ledger(budget, noise, group=self.records_per_person, parent=ledger)
         if self.release == "scores":
             account.warn(_PAPER_SCORES.format(((workload.importance / workload.importance.max()) ** 2).sum()))
         with ExitStack() as connections:
-            vault = self._vault(tables, workload, connections)
+            vault = self._vault(tables, workload, connections, notes)
             distance = Distance(self.score, self.max_records, approximate=self.engine == "ckks")
             backend = EncryptedBackend(vault, workload, distance, holders=holders, elsewhere=len(self.others))
             self._run(backend, workload, account)
+            if notes is not None:
+                notes.finish()
         self.communication_ = vault.traffic
         self.encryption_ = vault.costs()
         return self
@@ -162,7 +179,34 @@ class FHAIM(Synthesizer):
         if self.engine != "bgv" and (self.threshold or self.server is not None):
             raise ConfigError(f"engine: {self.engine!r} has no such roles; threshold, server and keyholder need 'bgv'")
 
-    def _vault(self, tables: list[Table], workload: Workload, connections: ExitStack) -> Vault:
+    def _resumed(self, notes: Notes, workload: Workload, tables: Sequence[Table], ledger: Ledger | None) -> Source:
+        """Begin a session that is kept, or go on with it; its random bits."""
+        if self.server is None:
+            raise ConfigError("notes: keep a session with server and keyholder, and there are none; drop them")
+        records = (
+            part
+            for table in tables
+            for part in (repr((table.domain.names, len(table))).encode(), table.codes.astype(np.int64).tobytes())
+        )
+        notes.begin(self._terms(workload), records, Source.system().key)
+        if isinstance(ledger, FiledLedger):
+            ledger.session = notes.key("ledger").hex()
+        return Source.keyed(notes.key("noise"))
+
+    def _terms(self, workload: Workload) -> dict[str, str]:
+        """Everything public that the releases depend on, as text; not where the roles are, nor how long they wait."""
+        given = self.get_params()
+        for name in ("server", "keyholder", "identity", "timeout", "secure", "on_event"):
+            del given[name]
+        known = [(m.clique, m.counts.tolist(), m.sigma) for m in self._public(self.domain).known]
+        given |= {"domain": self.domain.to_dict(), "known": known, "others": list(self.others)}
+        given["workload"] = [workload.cliques, workload.weights, workload.closed]
+        texts = {name: str(value) for name, value in given.items()}
+        return {"marginal_sdg": __version__} | {
+            name: text if len(text) < _LONG else sha256(text.encode()).hexdigest() for name, text in texts.items()
+        }
+
+    def _vault(self, tables: list[Table], workload: Workload, connections: ExitStack, notes: Notes | None) -> Vault:
         if self.engine == "ideal":
             return ClearVault(joined(tables, self.domain))
         measurements = len(workload.one_way) + self._planned_rounds
@@ -173,17 +217,22 @@ class FHAIM(Synthesizer):
             return CkksVault(tables[0], workload, self._keys.key, score=self.score, release=self.release, **limits)
         from marginal_sdg.backends.sealed import SealedVault
 
-        return SealedVault(
+        vault = SealedVault(
             tables,
             workload,
             self._keys.key,
             upload=self.upload,
             threshold=self.threshold,
-            **self._elsewhere(len(tables[0]), connections),
+            **self._elsewhere(len(tables[0]), connections, notes),
             **limits,
         )
+        if notes is None:
+            return vault
+        from marginal_sdg.backends.noted import NotedVault
 
-    def _elsewhere(self, records: int, connections: ExitStack) -> dict[str, Any]:
+        return NotedVault(vault, notes)
+
+    def _elsewhere(self, records: int, connections: ExitStack, notes: Notes | None) -> dict[str, Any]:
         """The roles that are not in this process. ``records``: of this data holder."""
         if self.server is None or self.keyholder is None:
             return {}
@@ -196,12 +245,14 @@ class FHAIM(Synthesizer):
 
         identity = Identity.given(self.identity)
 
-        def connect(where: str, role: str) -> Channel:
-            return Channel.connect(where, role, self.timeout, identity)
+        def steady(where: str, role: str, place: str = "") -> Steady:
+            name = notes.key(role + place) if notes else Source.system().key()  # never of a seed: it names the session
+            told = notes.told(role + place) if notes else None
 
-        def steady(where: str, role: str) -> Steady:
-            name = Source.system().key()  # never of a seed: the same name is the same session
-            return connections.enter_context(Steady(lambda: connect(where, role), name, self.timeout))
+            def connect() -> Channel:
+                return Channel.connect(where, role, self.timeout, identity)
+
+            return connections.enter_context(Steady(connect, name, self.timeout, told))
 
         agreement = Agreement(
             domain=self.domain.to_dict(),
@@ -216,5 +267,5 @@ class FHAIM(Synthesizer):
             score=self.score,
         )
         parties = steady(self.server, SERVER), steady(self.keyholder, KEY_HOLDER)
-        others = [connections.enter_context(connect(where, HOLDER)) for where in self.others]
-        return {"parties": parties, "others": Others(others, agreement)}
+        others = [steady(where, HOLDER, f" {place}") for place, where in enumerate(self.others, 1)]
+        return {"parties": parties, "others": Others(others, agreement), "memory": notes.memory if notes else None}

@@ -12,14 +12,15 @@
 Connections are gRPC's, encrypted and authenticated at both ends by certificates of one authority; on one machine they
 may go without. The first data holder runs the loop, whose model is public. Every data holder has its own table, pays
 from its own ledger and makes its part of the noise. A service makes fresh secrets for every session, has one at a time,
-and ends it at the first error with one line. With ``--store``, server and key holder keep the session in a folder of
-their own, and can be killed and started again in the middle of it (see :mod:`marginal_sdg.crypto.kept`); not a key
-holder of half a key, nor a data holder. Exit code 0: done, 1: a role failed, 2: bad input.
+and ends it at the first error with one line. With ``--store``, a role keeps the session in a folder of its own, and can
+be killed and started again in the middle of it, by the same command (see :mod:`marginal_sdg.crypto.kept`, and for the
+data holder that asks :mod:`marginal_sdg.crypto.notes`). Exit code 0: done, 1: a role failed, 2: bad input.
 """
 
 from __future__ import annotations
 
 import argparse
+import hmac
 import os
 import subprocess
 import sys
@@ -27,6 +28,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +48,7 @@ from marginal_sdg.crypto.fhe.parties import (
 )
 from marginal_sdg.crypto.identity import KEY, Identity, certified, issue
 from marginal_sdg.crypto.kept import Fleeting, Make, Memory, Session, Store
+from marginal_sdg.crypto.notes import Notes
 from marginal_sdg.crypto.stream import Service
 from marginal_sdg.domain import Domain
 from marginal_sdg.encoding import encode
@@ -101,12 +104,13 @@ def serve(
 def _listen(options: argparse.Namespace) -> None:
     """As server or key holder."""
     role, identity = SERVICES[options.command], Identity.given(options.identity)
-    _wait(options, role, lambda memory: party(role, memory, identity), identity, options.store, options.metrics)
+    _wait(options, role, lambda memory: party(role, memory, identity), identity, options.metrics)
 
 
 def _wait(options: argparse.Namespace, role: str, make: Make, identity: Identity | None, *more: Any) -> None:
     openfhe()
-    wait(serve(role, make, options.listen, options.timeout, told_by(role), identity, *more), role, options.listen)
+    service = serve(role, make, options.listen, options.timeout, told_by(role), identity, options.store, *more)
+    wait(service, role, options.listen)
 
 
 def _certify(options: argparse.Namespace) -> None:
@@ -143,18 +147,27 @@ def _other_holder(options: argparse.Namespace, identity: Identity | None) -> Mak
     from marginal_sdg.backends.other_holder import OtherHolder
 
     frame, domain = _records(options)
-    table, source = encode(frame, domain), Source.system()
+    table = encode(frame, domain)
     limit, total = Budget(options.epsilon, options.delta), _total(options)
     accounts: dict[int, Ledger] = {}
+    if options.store and not options.ledger:
+        raise ConfigError("--store needs --ledger, a file that knows whether a session has been paid for")
 
-    def account(budget: Budget, group: int) -> Ledger:
+    def account(session: str, budget: Budget, group: int) -> Ledger:
         if options.ledger:
-            return FiledLedger(LedgerFile(options.ledger, total, group), budget, "session")
+            return FiledLedger(LedgerFile(options.ledger, total, group), budget, "session", session)
         if accounts and group not in accounts:
             raise ProtocolError(f"group: this data holder has protected people with {min(accounts)} records so far")
-        return accounts.setdefault(group, Ledger(total, source, group=group))
+        return accounts.setdefault(group, Ledger(total, Source.system(), group=group))
 
-    return lambda memory: OtherHolder(table, limit, account, source, identity)
+    def make(memory: Memory) -> OtherHolder:
+        digest = hmac.digest(memory.keys(), table.codes.astype("int64").tobytes(), "sha256")
+        if memory.remember("table", lambda: digest) != digest:
+            raise ProtocolError("table: is not the one that the session began with; start another")
+        of_session = partial(account, memory.keys().hex())
+        return OtherHolder(table, limit, of_session, Source.keyed(memory.keys()), identity)
+
+    return make
 
 
 def _total(options: argparse.Namespace) -> Budget:
@@ -162,14 +175,24 @@ def _total(options: argparse.Namespace) -> Budget:
 
 
 def _synthesise(options: argparse.Namespace) -> None:
-    from marginal_sdg.fhaim import FHAIM
-
     frame, domain = _records(options)
     account = None
     if options.ledger:
         file = LedgerFile(options.ledger, _total(options))
         account = FiledLedger(file, Budget(options.epsilon, options.delta), "synthesis")
-    say(HOLDER, f"process {os.getpid()}, epsilon {options.epsilon:g}, {options.rounds} rounds")
+    with ExitStack() as stack:
+        notes = stack.enter_context(Notes(options.store)) if options.store else None
+        gone_on = ", in the session that it was in" if notes and notes.found else ""
+        say(HOLDER, f"process {os.getpid()}, epsilon {options.epsilon:g}, {options.rounds} rounds{gone_on}")
+        _fit(options, frame, domain, account, notes)
+
+
+def _fit(
+    options: argparse.Namespace, frame: pd.DataFrame, domain: Domain, account: Ledger | None, notes: Notes | None
+) -> None:
+    """The synthetic table; with notes, they are kept until it is written."""
+    from marginal_sdg.fhaim import FHAIM
+
     start = time.perf_counter()
     fhaim = FHAIM(
         domain,
@@ -188,7 +211,7 @@ def _synthesise(options: argparse.Namespace) -> None:
         timeout=options.timeout,
         seed=options.seed,
         on_event=_tell,
-    ).fit(frame, ledger=account)
+    ).fit(frame, ledger=account, notes=notes)
     synthetic = fhaim.sample()
     synthetic.to_csv(options.out, index=False)
     spent, size = fhaim.ledger.epsilon(), sum(fhaim.communication_.values()) / 1e6
@@ -279,7 +302,6 @@ def _parser() -> argparse.ArgumentParser:
     for name, port in (("keyholder", 7102), ("server", 7101)):
         service = roles.add_parser(name, help=f"answer data holders as the {SERVICES[name]}")
         service.add_argument("--listen", default=f"127.0.0.1:{port}", metavar="HOST:PORT")
-        service.add_argument("--store", type=Path, metavar="FOLDER", help="keep the session here across restarts")
         service.add_argument("--metrics", type=int, metavar="PORT", help="counters for Prometheus, on this machine")
         service.set_defaults(run=_listen)
     holder = roles.add_parser("holder", help="a data holder: it alone has its table")
@@ -313,6 +335,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--timeout", type=float, default=600.0, help="seconds to wait for a message")
     for name in (*SERVICES, "holder"):
         roles.choices[name].add_argument("--identity", type=Path, metavar="FOLDER", help="see certificates")
+        roles.choices[name].add_argument("--store", type=Path, metavar="FOLDER", help="go on in it when started again")
     certificates = roles.add_parser("certificates", help="make an identity for every role")
     certificates.add_argument("--out", type=Path, default=Path("identities"))
     certificates.add_argument("--holders", type=int, default=1, help="number of data holders")

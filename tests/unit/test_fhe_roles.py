@@ -23,9 +23,11 @@ from marginal_sdg.crypto.fhe.profile import Profile, choose_profile
 from marginal_sdg.crypto.fhe.public import Public
 from marginal_sdg.crypto.fhe.server import Server
 from marginal_sdg.crypto.fhe.shares import local_scores
-from marginal_sdg.crypto.fhe.threshold import FirstHalf, SecondHalf
+from marginal_sdg.crypto.fhe.threshold import FirstHalf, Partner
 from marginal_sdg.crypto.fhe.wire import HEADER_BYTES, Frame, Kind
+from marginal_sdg.crypto.kept import Memory
 from marginal_sdg.errors import ProtocolError
+from marginal_sdg.privacy import Source
 
 try:
     library.openfhe()
@@ -629,9 +631,9 @@ def test_three_processes_exchange_files(tmp_path):
 
 
 def test_two_halves_of_a_key_decrypt_together_and_not_alone():
-    first = FirstHalf(LAYOUT, partner=lambda message: second.partial(message))
-    second = SecondHalf(LAYOUT, first.invitation, decryptions=20)
-    first.complete(second.reply)
+    partner = Partner(LAYOUT, 20, Memory(Source.system().key))
+    first = FirstHalf(LAYOUT, partner)
+    second = partner._half
     run = Run(LAYOUT, two_holders, secret=first)
     exact = marginals(CODES)
     assert same(run.marginals(), exact)
@@ -648,4 +650,49 @@ def test_two_halves_of_a_key_decrypt_together_and_not_alone():
     assert public.read(first.decrypt(ciphertext))[:100].tolist() == list(range(100))
     second._left = 0
     with pytest.raises(ProtocolError, match="no ciphertext may be decrypted any more"):
-        first.decrypt(ciphertext)
+        first.decrypt(public.encrypt(np.arange(100), LAYOUT.profile.output_level))
+
+
+def test_halves_of_a_key_outlive_their_processes():
+    """What was decrypted is not decrypted again, with other noise on the half; what was not still can be."""
+    kept = [{}, {}]
+
+    def memory(place):
+        def remember(name, make):
+            if name not in kept[place]:
+                kept[place][name] = make()
+            return kept[place][name]
+
+        def known(beginning):
+            return sum(name.startswith(beginning) for name in kept[place])
+
+        return Memory(Source.system().key, remember, known)
+
+    asked = []
+
+    def halves():
+        partner = Partner(LAYOUT, 2, memory(1))
+
+        def asks(message):
+            asked.append((message, partner(message)))
+            return asked[-1][1]
+
+        return FirstHalf(LAYOUT, asks, memory(0).remember), partner
+
+    first, _ = halves()
+    ciphertexts = [first.public.encrypt(np.full(9, n), LAYOUT.profile.output_level) for n in range(3)]
+
+    def opened(first, number):
+        return first.public.read(first.decrypt(ciphertexts[number]))[:9].tolist()
+
+    assert opened(first, 0) == [0] * 9
+    again, partner = halves()
+    assert (again.public_key, again.evaluation_keys) == (first.public_key, first.evaluation_keys)
+    assert opened(again, 0) == [0] * 9 and len(asked) == 2  # the invitation and the first ciphertext
+    assert [partner(message) for message, _ in asked] == [answer for _, answer in asked]
+    kept[0].popitem()  # the key holder died before it had the answer on disk
+    assert opened(again, 0) == [0] * 9 and asked[2] == asked[1]
+    assert opened(again, 1) == [1] * 9
+    last, _ = halves()
+    with pytest.raises(ProtocolError, match="no ciphertext may be decrypted any more"):
+        opened(last, 2)

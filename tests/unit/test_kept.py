@@ -18,6 +18,7 @@ from marginal_sdg.crypto import answering, kept
 from marginal_sdg.crypto.channel import Channel, LostError
 from marginal_sdg.crypto.counters import Counters
 from marginal_sdg.crypto.kept import RESUME, STATE, Fleeting, Memory, Store
+from marginal_sdg.crypto.notes import Told
 from marginal_sdg.crypto.steady import Steady
 from marginal_sdg.crypto.stream import Stream
 from marginal_sdg.errors import ConfigError, ProtocolError
@@ -26,6 +27,7 @@ pytest.importorskip("grpc", reason="processes of their own need the extra servic
 
 ROLE, TIMEOUT = "service", 5.0
 NAME = bytes(32)
+BACK = 9  # a question that is asked back
 
 
 def keys():
@@ -41,9 +43,12 @@ class Adder:
         self.partner = None
         self._memory, self._bytes = memory, 0
         self._first = memory.keys()
-        self._secret = memory.remember(lambda: b"secret %d" % next(self.made))
+        self._secret = memory.remember("word", lambda: b"secret %d" % next(self.made))
 
     def ask(self, step, chunks):
+        if step == BACK:
+            message = b"".join(chunks)
+            return [self._memory.remember(message.decode(), lambda: self.partner(message))]
         for chunk in chunks:
             if chunk == b"bad":
                 raise ProtocolError("chunk: bad")
@@ -231,7 +236,7 @@ def test_nothing_is_left_of_a_session_that_is_over(role, tmp_path):
         assert {path.name for path in (folder / "session").iterdir()} == {
             "title",
             "seed",
-            "secret",
+            "word.secret",
             "0.question",
             "0.answer",
         }
@@ -270,7 +275,7 @@ def test_a_role_that_comes_back_without_the_session_ends_it(role, tmp_path):
     role.again()
     with steady(role, b"\1" * 32) as other:  # another session takes the place
         other.ask(1, [])
-    with pytest.raises(ProtocolError, match=r"over; it has come back without the session, so start another$"):
+    with pytest.raises(ProtocolError, match=r"over; it has come back without the session, which .*; start another$"):
         asker.ask(1, [])
     asker._channel.close()
 
@@ -323,13 +328,26 @@ def test_a_role_that_always_breaks_is_not_looked_for_for_ever(role):
     assert len(role.came) == 6
 
 
-def test_a_role_that_asks_back_is_not_asked_again(role):
-    asker = steady(role)
-    asker.partner = lambda message: message
-    asker.ask(1, [])
-    role.again()
-    with pytest.raises(LostError, match="closed the connection"):
-        asker.ask(1, [])
+def test_a_role_that_asks_back_goes_on_with_what_it_was_answered(role):
+    """It remembers by the message."""
+    asked, cuts = [], []
+
+    def cut(channel, answer):
+        if answer == [b"2"] and not cuts:
+            cuts.append(channel.close())
+
+    def partner(message):
+        asked.append(message)
+        return b"%d" % len(asked)
+
+    with steady(role) as asker:
+        asker.partner = partner
+        assert asker.ask(BACK, [b"one"])[-1] == b"1"
+        role.again()
+        assert asker.ask(BACK, [b"one"])[-1] == b"1"
+        role.cut = cut
+        assert asker.ask(BACK, [b"two"])[-1] == b"2"
+    assert asked == [b"one", b"two"] and cuts
 
 
 def test_what_breaks_elsewhere_is_not_taken_for_this_connection(role):
@@ -379,7 +397,7 @@ def test_a_full_disk_ends_the_session_in_one_line(role, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     asker = steady(role)
-    monkeypatch.setattr(kept, "_append", full)
+    monkeypatch.setattr(kept, "append", full)
     with asker, pytest.raises(ProtocolError, match=r"service: store: cannot be written \(No space left"):
         asker.ask(1, [b"abc"])
 
@@ -434,3 +452,153 @@ def test_what_a_service_counts_can_be_read_on_this_machine(tmp_path):
     assert int(counted['marginal_sdg_bytes_total{step="add",way="out"}']) > 64
     assert float(counted['marginal_sdg_cpu_seconds_total{step="other"}']) > 0
     assert sum(line.startswith("# TYPE") and line.endswith(" counter") for line in lines) == 4
+
+
+# --- an asker that is started again ----------------------------------------------------------------
+
+
+def another(role, folder, name=NAME, over=False):
+    """A process of the asker's; it leaves without a word unless it is left as a context."""
+    return Steady(role.connect, name, TIMEOUT, Told(folder, over))
+
+
+def die(asker):
+    asker._channel.close()
+
+
+def test_what_an_earlier_process_was_told_is_not_asked_again(role, tmp_path):
+    first = another(role, tmp_path / "told")
+    answers = [first.ask(1, [b"abc"]), first.ask(1, [b"d"])]
+    die(first)
+    with another(role, tmp_path / "told") as second:
+        assert [second.ask(1, [b"not looked at"]), second.ask(1, iter(()))] == answers
+        assert second.ask(1, [b"ef"])[3] == b"6"
+    assert [chunk for came in role.came for chunk in came] == [NAME, b"abc", b"d", NAME, b"ef"]
+
+
+def test_an_answer_that_the_asker_had_not_on_disk_is_sent_again_and_not_made_again(role, tmp_path):
+    class Dying(Told):
+        def keep(self, number, answer):
+            gone.append(answer)
+            raise KeyboardInterrupt
+
+    gone = []
+    first = Steady(role.connect, NAME, TIMEOUT, Dying(tmp_path / "told"))
+    with pytest.raises(KeyboardInterrupt):
+        first.ask(1, [b"abc"])
+    die(first)
+    with another(role, tmp_path / "told") as second:
+        assert second.ask(1, [b"abc"]) == gone[0]
+
+
+def test_of_a_question_that_was_half_sent_the_rest_is_sent(role, tmp_path):
+    """A later process makes all chunks again, as they may depend on each other, and sends what is not there."""
+
+    def chunks(dying):
+        for number in range(40):
+            if dying and number == 30:
+                role.has_taken(1 + 20)
+                raise KeyboardInterrupt
+            made.append(number)
+            yield bytes([number])
+
+    made = []
+    first = another(role, tmp_path / "told")
+    with pytest.raises(KeyboardInterrupt):
+        first.ask(1, chunks(dying=True))
+    die(first)
+    with another(role, tmp_path / "told") as second:
+        assert second.ask(1, chunks(dying=False))[3] == b"40"
+    assert made == [*range(30), *range(40)]
+    before, after = (came[1:] for came in role.came)
+    assert [*before, *after] == [bytes([number]) for number in range(40)] and len(before) >= 20
+
+
+def test_what_is_passed_on_is_asked_when_it_is_wanted(role, tmp_path):
+    first = another(role, tmp_path / "told")
+    passed = [next(first.stream(1, [b"abc"]))]
+    die(first)
+    second = another(role, tmp_path / "told")
+    answer = list(second.stream(1, [b"abc"]))
+    assert answer[:1] == passed and answer[3] == b"3"
+    second.ask(1, [b"d"])
+    die(second)
+    third = another(role, tmp_path / "told")
+    third.stream(1, [b"abc"])  # somebody else has it already
+    assert third.ask(1, [b"d"])[3] == b"4"
+    with third:
+        assert third.ask(1, [b"e"])[3] == b"5"
+
+
+def test_what_is_passed_on_goes_on_where_it_broke(role):
+    with steady(role) as asker:
+        answer = asker.stream(1, [b"abc"])
+        passed = [next(answer)]
+        role.again()
+        passed += answer
+        assert [passed[0], passed[3]] == [b"\1", b"3"] and len(passed) == 5
+        assert asker.ask(1, [b"d"])[:3] == passed[:3]
+
+
+def test_an_asker_hears_that_the_role_no_longer_has_the_session(role, tmp_path):
+    first = another(role, tmp_path / "told")
+    first.ask(1, [b"abc"])
+    die(first)
+    role.ended()
+    rmtree(tmp_path / "store" / "session")
+    second = another(role, tmp_path / "told")
+    assert second.ask(1, [b"abc"])[3] == b"3"
+    match = r"^service: is there without the session, which it keeps \(with --store\) for its --timeout after a break"
+    with pytest.raises(ProtocolError, match=match), second:
+        second.ask(1, [b"d"])
+    keeping_none = Role(None)
+    third = another(keeping_none, tmp_path / "told")
+    third.ask(1, [b"abc"])
+    with pytest.raises(ProtocolError, match=match), third:
+        third.ask(1, [b"d"])
+    keeping_none.stop()
+
+
+def test_an_asker_with_an_earlier_state_is_refused(role, tmp_path):
+    asker = another(role, tmp_path / "told")
+    for question in (b"abc", b"d", b"e"):
+        asker.ask(1, [question])
+    die(asker)
+    for number in (1, 2):
+        (tmp_path / "told" / f"{number}.answer").unlink()
+    later = another(role, tmp_path / "told")
+    later.ask(1, [b"abc"])
+    with (
+        pytest.raises(ProtocolError, match=r"^service: has answered more than is in this folder, an earlier copy"),
+        later,
+    ):
+        later.ask(1, [b"other"])
+
+
+def test_an_asker_waits_for_a_role_that_is_not_back_yet(role, tmp_path):
+    first = another(role, tmp_path / "told")
+    first.ask(1, [b"abc"])
+    die(first)
+    role.ended()
+    role.stop()
+    second = another(role, tmp_path / "told")
+    assert second.ask(1, [b"abc"])[3] == b"3"
+    role.start()
+    with second:
+        assert second.ask(1, [b"d"])[3] == b"4"
+    role.stop()
+    second = another(role, tmp_path / "told")
+    second._patience = 0.1
+    second.ask(1, []), second.ask(1, [])
+    with pytest.raises(LostError, match=r"^service: no connection .*; it did not come back within 0.1 s$"):
+        second.ask(1, [])
+    with pytest.raises(LostError, match=r"^service: no connection .*start it first$"):
+        another(role, tmp_path / "new")
+
+
+def test_an_asker_that_has_heard_all_needs_nobody(role, tmp_path):
+    with another(role, tmp_path / "told") as first:
+        answer = first.ask(1, [b"abc"])
+    role.stop()
+    with another(role, tmp_path / "told", over=True) as second:
+        assert second.ask(1, []) == answer

@@ -45,7 +45,8 @@ class OtherHolder:
 
     ``table``: its records by its own domain file, which declares all columns, or those that it has of records that
     others have as well; ``limit``: what it agrees to spend in one session; ``account``: the ledger that a session of
-    such a budget and group is booked to as well. ``identity``: without one, it is only for one
+    such a budget and group is booked to as well; ``source``: in a session that is repeated, the same bits, so that a
+    question has the noise that it had. ``identity``: without one, it is only for one
     machine, and believes whoever asks. Whoever asks learns nothing of the records but what is released, as long as it,
     the server and the key holder do what they should: sensitivities and numbers of cells are worked out here, but that
     scores and sums are made as agreed has to be believed.

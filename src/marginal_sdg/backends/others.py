@@ -16,8 +16,12 @@ Frames = list[bytes]
 class Asked(Protocol):
     """A data holder behind a connection: see :class:`~marginal_sdg.backends.other_holder.OtherHolder`."""
 
+    def ask(self, step: int, chunks: Iterable[bytes]) -> list[bytes]:
+        """Its answer."""
+        ...
+
     def stream(self, step: int, chunks: Iterable[bytes]) -> Iterator[bytes]:
-        """Its answer, as it comes."""
+        """The same as it comes, to be passed on."""
         ...
 
 
@@ -34,7 +38,7 @@ class Others:
         for place, holder in enumerate(self._holders, 1):
             assert self._agreement is not None
             question = [self._agreement.of(place).pack(), terms.pack(), public_key, *seals]
-            list(holder.stream(Step.OPEN, question))
+            holder.ask(Step.OPEN, question)
 
     def uploads(self) -> Iterator[Iterator[bytes]]:
         """The frames of each, as they are made."""
@@ -46,7 +50,7 @@ class Others:
             return [[], []]
         assert step is not None
         question = json.dumps({"candidates": candidates, "epsilon2": str(step.epsilon2)}).encode()
-        answers = [list(holder.stream(Step.CHOOSE, [question])) for holder in self._holders]
+        answers = [holder.ask(Step.CHOOSE, [question]) for holder in self._holders]
         return [[answer[place] for answer in answers] for place in range(2)]
 
     def measure(self, candidates: Sequence[int], parts: Sequence[int], step: Round | None) -> list[Frames]:
@@ -55,8 +59,5 @@ class Others:
             return [[] for _ in candidates]
         assert step is not None
         question = json.dumps({"candidates": list(candidates), "variance": str(step.variance)}).encode()
-        answers = [holder.stream(Step.MEASURE, [question]) for holder in self._holders]
-        frames = [[next(answer) for answer in answers for _ in range(count)] for count in parts]
-        for answer in answers:
-            list(answer)  # to its end
-        return frames
+        answers = [iter(holder.ask(Step.MEASURE, [question])) for holder in self._holders]
+        return [[next(answer) for answer in answers for _ in range(count)] for count in parts]

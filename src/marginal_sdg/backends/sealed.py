@@ -17,6 +17,7 @@ from marginal_sdg.crypto.fhe.plan import Plan, choose_layout
 from marginal_sdg.crypto.fhe.profile import choose_profile
 from marginal_sdg.crypto.fhe.threshold import Partner
 from marginal_sdg.crypto.fhe.upload import Opening
+from marginal_sdg.crypto.kept import Memory
 from marginal_sdg.crypto.prg import Stream
 from marginal_sdg.crypto.question import NoisyArgmax
 from marginal_sdg.domain import Clique
@@ -41,7 +42,8 @@ class SealedVault:
     of it where columns are. ``max_records``: public cap on all records; holders of rows may have equal parts of it.
     ``measurements``: how many marginals will be measured at most; the key holder refuses to decrypt more.
     ``threshold``: the first holder keeps a half of the secret key. ``parties``: server and key holder, made here by
-    default. ``others``: data holders elsewhere, who have rows, or columns, that are not in ``tables``.
+    default. ``others``: data holders elsewhere, who have rows, or columns, that are not in ``tables``. ``memory`` of
+    the half of the key, where it outlives this process.
 
     ``seconds``: CPU seconds of this process, and ``traffic``: bytes of messages, by phase; what the holders pass on
     counts once.
@@ -59,6 +61,7 @@ class SealedVault:
         threshold: bool = False,
         parties: tuple[Party, Party] | None = None,
         others: Others | None = None,
+        memory: Memory | None = None,
     ) -> None:
         self._meter = Meter(PHASES)
         self.seconds, self.traffic = self._meter.seconds, self._meter.traffic
@@ -70,7 +73,7 @@ class SealedVault:
         self._layout = choose_layout(choose_profile(max_records), domain.shape, cliques, dense=True, counts=counted)
         self._place = {clique: place for place, clique in enumerate(workload.closure)}
         self._max_records = max_records
-        self._keys = keys
+        self._keys, self._memory = keys, memory or Memory(keys)
         self._by_rows = all(table.domain == domain for table in tables)
         self._server, self._keyholder = parties or (ServerParty(keys), KeyParty(keys))
         self._others = others or Others()
@@ -92,7 +95,7 @@ class SealedVault:
         """Keys, and a session of garbled circuits."""
         terms = Terms(self._layout, decryptions, threshold)
         if threshold:
-            self._keyholder.partner = Partner(self._layout, decryptions)
+            self._keyholder.partner = Partner(self._layout, decryptions, self._memory)
         public, evaluation, sealed = self._meter.sent("keys", self._keyholder.ask(Step.OPEN, [terms.pack()]))
         self._evaluation_key_bytes = len(evaluation)
         (theirs,) = self._meter.sent("keys", self._server.ask(Step.OPEN, [terms.pack(), public, evaluation]))

@@ -36,7 +36,7 @@ class Channel:
     def __init__(self, stream: Stream, peer: str, timeout: float) -> None:
         self.partner: Callable[[bytes], bytes] | None = None
         self._stream = stream
-        self._peer = peer
+        self.peer = peer
         self._timeout = timeout
 
     @classmethod
@@ -55,9 +55,8 @@ class Channel:
             raise LostError(channel, f"{role}: no connection to {where} ({reason}); {advice}") from None
         except TimeoutError:
             channel.close()
-            raise ProtocolError(
-                f"{role}: {where} said nothing for {timeout:g} s; is it there, and have both ends an identity, or none?"
-            ) from None
+            what = f"{where} said nothing for {timeout:g} s; is it there, and have both ends an identity, or none?"
+            raise LostError(channel, f"{role}: {what}") from None
         except BaseException:
             channel.close()
             raise
@@ -95,7 +94,7 @@ class Channel:
             tag, payload = self._take()
             if tag == _BACK:
                 if self.partner is None:
-                    raise ProtocolError(f"{self._peer}: asked back for what nobody here has")
+                    raise ProtocolError(f"{self.peer}: asked back for what nobody here has")
                 self._send(_BACK, self.partner(payload))
             elif tag == _ERROR:
                 raise self._told(payload)
@@ -104,7 +103,7 @@ class Channel:
             elif tag == _STORED:
                 continue
             elif tag != step:
-                raise ProtocolError(f"{self._peer}: answered step {step} by {tag}; both ends need the same version")
+                raise ProtocolError(f"{self.peer}: answered step {step} by {tag}; both ends need the same version")
             else:
                 yield payload
 
@@ -116,7 +115,7 @@ class Channel:
         tag, payload = self._take()
         self._timeout = patience
         if tag != _GREETING:
-            raise ProtocolError(f"{self._peer}: does not begin with a greeting")
+            raise ProtocolError(f"{self.peer}: does not begin with a greeting")
         if payload != role.encode():
             raise ProtocolError(f"this is the {role}, not the {payload.decode(errors='replace')}; check the addresses")
         self._send(_GREETING, b"")
@@ -131,7 +130,7 @@ class Channel:
             chunks = self._chunks(step, tag, payload)
             replies = answer(step, chunks)
             if next(chunks, None) is not None:
-                raise ProtocolError(f"{self._peer}: sent more than step {step} takes")
+                raise ProtocolError(f"{self.peer}: sent more than step {step} takes")
             for reply in replies:
                 self._send(step, reply)
             self._send(_END, bytes([step]))
@@ -141,7 +140,7 @@ class Channel:
         self._send(_BACK, message)
         tag, payload = self._take()
         if tag != _BACK:
-            raise ProtocolError(f"{self._peer}: did not answer what it was asked back")
+            raise ProtocolError(f"{self.peer}: did not answer what it was asked back")
         return payload
 
     def stored(self, count: int) -> None:
@@ -187,7 +186,7 @@ class Channel:
         """The byte strings of a question whose first has come."""
         while tag != _END:
             if tag != step or tag >= _STORED:
-                raise ProtocolError(f"{self._peer}: sent a message of {tag} in a question of step {step}")
+                raise ProtocolError(f"{self.peer}: sent a message of {tag} in a question of step {step}")
             yield payload
             tag, payload = self._take()
 
@@ -195,15 +194,15 @@ class Channel:
         try:
             self._put(tag, payload)
         except ClosedError:
-            raise LostError(self, f"{self._peer}: has closed the connection; start the session again") from None
+            raise LostError(self, f"{self.peer}: has closed the connection; start the session again") from None
 
     def _put(self, tag: int, payload: bytes) -> None:
         if len(payload) >= LARGEST:
-            raise ProtocolError(f"{self._peer}: {len(payload)} bytes are too many for one message, below {LARGEST}")
+            raise ProtocolError(f"{self.peer}: {len(payload)} bytes are too many for one message, below {LARGEST}")
         try:
             self._stream.outgoing.put(bytes([tag]) + payload, self._timeout)
         except TimeoutError:
-            raise ProtocolError(f"{self._peer}: took nothing for {self._timeout:g} s; is it still there?") from None
+            raise LostError(self, f"{self.peer}: took nothing for {self._timeout:g} s; is it still there?") from None
 
     def _take(self) -> tuple[int, bytes]:
         try:
@@ -211,15 +210,15 @@ class Channel:
         except TimeoutError:
             raise self._silent() from None
         except ClosedError:
-            raise LostError(self, f"{self._peer}: closed the connection before the session was over") from None
+            raise LostError(self, f"{self.peer}: closed the connection before the session was over") from None
 
     def _tagged(self, message: bytes) -> tuple[int, bytes]:
         if not message:
-            raise ProtocolError(f"{self._peer}: sent something else than messages of this protocol")
+            raise ProtocolError(f"{self.peer}: sent something else than messages of this protocol")
         return message[0], message[1:]
 
     def _told(self, payload: bytes) -> ProtocolError:
-        return ProtocolError(f"{self._peer}: {payload.decode(errors='replace')}")
+        return ProtocolError(f"{self.peer}: {payload.decode(errors='replace')}")
 
     def _silent(self) -> LostError:
-        return LostError(self, f"{self._peer}: said nothing for {self._timeout:g} s; is it still there?")
+        return LostError(self, f"{self.peer}: said nothing for {self._timeout:g} s; is it still there?")

@@ -27,10 +27,10 @@ class Secret(Protocol):
         ...
 
 
-Remember = Callable[[Callable[[], bytes]], bytes]  # what was made before, or is made now and kept
+Remember = Callable[[str, Callable[[], bytes]], bytes]  # what was made under a name before, or is made now and kept
 
 
-def forget(make: Callable[[], bytes]) -> bytes:
+def forget(name: str, make: Callable[[], bytes]) -> bytes:
     """Of what is made once: nobody asks for it again."""
     return make()
 
@@ -39,7 +39,7 @@ class WholeKey:
     """A fresh secret key in one place, or the one that is remembered."""
 
     def __init__(self, layout: Layout, remember: Remember = forget) -> None:
-        chunks = split(unpack(remember(lambda: _fresh(layout)), Kind.SECRET_KEY).payload, 3, Kind.SECRET_KEY)
+        chunks = split(unpack(remember("key", lambda: _fresh(layout)), Kind.SECRET_KEY).payload, 3, Kind.SECRET_KEY)
         self._secret = load(openfhe().DeserializePrivateKeyString, chunks[0], Kind.SECRET_KEY)
         self.public_key, self.evaluation_keys = chunks[1:]
         self.public = Public.load(layout, self.public_key)

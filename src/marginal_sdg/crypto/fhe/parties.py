@@ -278,7 +278,8 @@ class ServerParty:
 class KeyParty:
     """The key holder: holds the secret key or a half of it, its halves of marginals, and the evaluator's secrets.
 
-    The same as for the server holds of ``keys``, where ``remember`` has the secret key.
+    The same as for the server holds of ``keys``, where ``remember`` has the secret key, and what the other half
+    has answered.
     """
 
     def __init__(self, keys: Callable[[], bytes], sign: Sign = unsigned, remember: Remember = forget) -> None:
@@ -341,9 +342,7 @@ class KeyParty:
             return WholeKey(terms.layout, self._remember)
         if self.partner is None:
             raise ProtocolError("open: half a key needs a partner with the other half")
-        half = FirstHalf(terms.layout, self.partner)
-        half.complete(self.partner(half.invitation))
-        return half
+        return FirstHalf(terms.layout, self.partner, self._remember)
 
 
 def _known(steps: dict[int, Answer], step: int) -> Answer:
