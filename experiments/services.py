@@ -4,7 +4,7 @@
 
 Server, key holder and two data holders are processes with folders, certificates and ledger files of their own, and
 nothing in common but the loopback network, where a relay in front of every service counts the bytes that pass. One run
-goes undisturbed; in each of the others one thing happens at one stage, to roles that keep their sessions on disk
+goes undisturbed; in each of the others one thing happens at one stage, to roles that all keep their sessions on disk
 (``--store``) or do not. Writes ``services.csv`` and ``services.md``.
 """
 
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
 import shutil
 import signal
@@ -23,7 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from threading import Thread, Timer
@@ -114,7 +113,7 @@ def _limited(size: int | None) -> Callable[[], None] | None:
 
 
 class Deployment:
-    """All roles but the asking one, each with a relay in front. ``kept``: server and key holder keep their sessions."""
+    """All roles but the asking one, each with a relay in front. ``kept``: all of them keep their sessions."""
 
     def __init__(self, folder: Path, stack: ExitStack, *, kept: bool = False) -> None:
         self.folder, self.kept = folder, kept
@@ -125,6 +124,7 @@ class Deployment:
             dataset.frame.iloc[place::2].to_csv(folder / name / "table.csv", index=False)
             self.domain.save(folder / name / "domain.yaml")
         self.processes: dict[str, subprocess.Popen[str]] = {}
+        self.asking: subprocess.Popen[str] | None = None
         self.relays: dict[str, Relay] = {}
         for role in ROLES:
             self.start(role)
@@ -142,7 +142,7 @@ class Deployment:
         if role == "other":
             command[3] = "holder"
             command += [*self._table(own), *self._budget(own)]
-        elif self.kept:
+        if self.kept:
             command += ["--store", str(own / "store")]
         process = subprocess.Popen(
             command,
@@ -191,7 +191,7 @@ class Deployment:
 
     def ask(
         self,
-        on_line: Callable[[str, int], None] = lambda line, process: None,
+        on_line: Callable[[str], None] = lambda line: None,
         identity: str | None = "data-holder-1",
         limit: int | None = None,
         more: Sequence[str] = (),
@@ -213,17 +213,27 @@ class Deployment:
         command += ["--max-records", str(CAP), "--timeout", str(TIMEOUT)]
         command += ["--server", where["server"], "--keyholder", where["keyholder"], "--others", where["other"]]
         command += ["--identity", str(self.folder / identity)] if identity else []
+        command += ["--store", str(own / "store")] if self.kept else []
         command += more
         start = time.monotonic()
-        process = subprocess.Popen(
+        self.asking = process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=_limited(limit)
         )
         assert process.stdout is not None and process.stderr is not None
         for line in process.stdout:
-            on_line(line, process.pid)
+            on_line(line)
         error = process.stderr.read().strip()
         process.wait()
         return Outcome(process.returncode, error.splitlines()[-1] if error else "", time.monotonic() - start, out)
+
+    def kill_asking(self) -> None:
+        """kill -9 of the asking holder."""
+        assert self.asking is not None
+        self.asking.kill()
+
+    def booked(self) -> str:
+        """Sessions in both ledger files."""
+        return f"{self.spent('data-holder-1')}, {self.spent('data-holder-2')}"
 
     def spent(self, holder: str) -> int:
         """Sessions that are booked in a data holder's ledger file."""
@@ -238,7 +248,7 @@ class Deployment:
 class Fault:
     """``strike`` sets it up and runs the asking holder; ``mend`` is what an operator does before asking again.
 
-    ``kept``: whether server and key holder keep their sessions.
+    ``kept``: whether all roles keep their sessions.
     """
 
     what: str
@@ -248,13 +258,13 @@ class Fault:
     kept: bool = False
 
 
-def at_upload(role: str, act: Callable[[Deployment], None]) -> Callable[[Deployment], Outcome]:
-    """Act when sixty megabytes have reached the server: the keys, and a third of the uploads."""
+def at_upload(act: Callable[[Deployment], None], sent: float = 60e6) -> Callable[[Deployment], Outcome]:
+    """Act when so many bytes have reached the server: 60 MB are the keys, and a third of the uploads."""
 
     def strike(deployment: Deployment) -> Outcome:
         relay = deployment.relays["server"]
-        relay.at, relay.then = 60e6, lambda: act(deployment)
-        return deployment.ask()
+        relay.at, relay.then = sent, lambda: act(deployment)
+        return again(deployment.ask)
 
     return strike
 
@@ -268,9 +278,33 @@ def at_lines(said: str, act: Callable[[Deployment], None], more: Sequence[str] =
     """Act whenever the asking holder says that."""
 
     def strike(deployment: Deployment) -> Outcome:
-        return deployment.ask(lambda line, _: act(deployment) if said in line else None, more=more)
+        return deployment.ask(lambda line: act(deployment) if said in line else None, more=more)
 
     return strike
+
+
+def started_again(said: str, act: Callable[[Deployment], None], *more: str) -> Callable[[Deployment], Outcome]:
+    """Act whenever the asking holder says that for the first time, and start it again where it is killed by that."""
+
+    def strike(deployment: Deployment) -> Outcome:
+        heard: set[str] = set()
+
+        def on_line(line: str) -> None:
+            if said in line and line not in heard:
+                heard.add(line)
+                act(deployment)
+
+        return again(lambda: deployment.ask(on_line, more=more))
+
+    return strike
+
+
+def again(ask: Callable[[], Outcome]) -> Outcome:
+    """The asking holder, as often as it is killed; seconds of all."""
+    start = time.monotonic()
+    while (outcome := ask()).code == -signal.SIGKILL:
+        pass
+    return replace(outcome, seconds=time.monotonic() - start)
 
 
 def faults() -> Iterator[Fault]:
@@ -284,9 +318,9 @@ def faults() -> Iterator[Fault]:
         def restart(deployment: Deployment, role: str = role) -> None:
             deployment.start(role)
 
-        yield Fault(f"kill -9 of the {_named(role)}", "upload", at_upload(role, kill), restart)
+        yield Fault(f"kill -9 of the {_named(role)}", "upload", at_upload(kill), restart)
         yield Fault(f"kill -9 of the {_named(role)}", "round 1", at_round(kill), restart)
-    yield Fault("kill -9 of the asking data holder", "round 1", killed)
+    yield Fault("kill -9 of the asking data holder", "round 1", at_round(Deployment.kill_asking))
     yield Fault("the other data holder stands still for 5 s", "round 1", at_round(lambda d: d.pause("other", 5.0)))
     still = 2 * TIMEOUT
     yield Fault(f"the server stands still for {still:.0f} s", "round 1", at_round(lambda d: d.pause("server", still)))
@@ -319,28 +353,43 @@ def restarts() -> Iterator[Fault]:
         deployment.kill("server")
         Timer(TIMEOUT / 4, lambda: deployment.start("server")).start()
 
+    def all_of_them(deployment: Deployment) -> None:
+        deployment.kill_asking()
+        deployment.restart(*ROLES)
+
     yield fault("nothing", "", lambda deployment: deployment.ask())
-    for role in ("server", "keyholder"):
+    for role in ROLES:
 
         def restart(deployment: Deployment, role: str = role) -> None:
             deployment.restart(role)
 
-        yield fault(f"{_named(role)} restarted", "upload", at_upload(role, restart))
+        sent = 90e6 if role == "other" else 60e6  # of its own upload, half
+        yield fault(f"{_named(role)} restarted", "upload", at_upload(restart, sent))
         yield fault(f"{_named(role)} restarted", "round 1", at_round(restart))
     yield fault("server and key holder restarted", "every round", at_lines("round ", both))
+    yield fault("asking data holder restarted", "upload", at_upload(Deployment.kill_asking))
+    yield fault("asking data holder restarted", "the other's upload", at_upload(Deployment.kill_asking, 90e6))
+    yield fault("asking data holder restarted", "round 1", started_again("round 1 of", Deployment.kill_asking))
+    yield fault("asking data holder restarted", "every round", started_again("round ", Deployment.kill_asking))
+    yield fault("all roles restarted", "every round", started_again("round ", all_of_them))
+    yield fault("all roles restarted, half a key", "every round", started_again("round ", all_of_them, "--threshold"))
     yield fault(f"server restarted after {TIMEOUT / 4:.0f} s", "round 1", at_round(late))
     yield fault("connections to the server cut", "round 1", at_round(lambda d: d.relays["server"].cut()))
     still = 1.5 * TIMEOUT
     yield fault(f"the server stands still for {still:.0f} s", "round 1", at_round(lambda d: d.pause("server", still)))
     yield fault("kill -9 of the server", "round 1", at_round(lambda d: d.kill("server")), lambda d: d.start("server"))
-    yield fault("kill -9 of the asking data holder", "round 1", killed)
+    yield fault("kill -9 of the asking data holder", "round 1", at_round(Deployment.kill_asking))
+    yield fault(f"asking data holder restarted after {still:.0f} s", "round 1", late_asking)
+    yield fault("asking data holder restarted with another table", "round 1", other_table, restored_table)
+    yield fault("asking data holder restarted with a copy of its folder", "round 1", copied)
+    yield fault("no room for the synthetic table", "end", lambda d: d.ask(more=["--out", "/dev/full"]))
+    yield fault("no room for the asking data holder's folder", "upload", lambda d: d.ask(limit=1_000_000))
     yield fault("server restarted without its folder", "round 1", at_round(lambda d: d.forget("server")))
     yield fault(
         "key holder of half a key restarted",
         "round 1",
         at_lines("round 1 of", lambda d: d.restart("keyholder"), ["--threshold"]),
     )
-    yield fault("other data holder restarted", "round 1", at_round(lambda d: d.restart("other")))
     yield fault("no room for the server's folder", "upload", full_store, lambda d: d.restart("server"))
 
 
@@ -348,9 +397,34 @@ def _named(role: str) -> str:
     return {"server": "server", "keyholder": "key holder", "other": "other data holder"}[role]
 
 
-def killed(deployment: Deployment) -> Outcome:
-    """The asking data holder is killed when the first round is over."""
-    return deployment.ask(lambda line, pid: os.kill(pid, signal.SIGKILL) if "round 1 of" in line else None)
+def late_asking(deployment: Deployment) -> Outcome:
+    """The asking data holder is killed, and started again when the others no longer keep the session."""
+    at_round(Deployment.kill_asking)(deployment)
+    time.sleep(1.5 * TIMEOUT)
+    return deployment.ask()
+
+
+def other_table(deployment: Deployment) -> Outcome:
+    """The asking data holder is killed, and started again with a record less."""
+    at_round(Deployment.kill_asking)(deployment)
+    table = deployment.folder / "data-holder-1" / "table.csv"
+    shutil.copy(table, table.with_suffix(".whole"))
+    table.write_text("".join(table.read_text().splitlines(keepends=True)[:-1]))
+    return deployment.ask()
+
+
+def restored_table(deployment: Deployment) -> None:
+    """The table as it was."""
+    table = deployment.folder / "data-holder-1" / "table.csv"
+    table.with_suffix(".whole").replace(table)
+
+
+def copied(deployment: Deployment) -> Outcome:
+    """The asking data holder is killed, and started again in a copy of its folder."""
+    at_round(Deployment.kill_asking)(deployment)
+    own = deployment.folder / "data-holder-1"
+    shutil.copytree(own / "store", own / "copy")
+    return deployment.ask(more=["--store", str(own / "copy")])
 
 
 def full_ledger(deployment: Deployment) -> Outcome:
@@ -416,7 +490,6 @@ def lived_through(fault: Fault) -> tuple[dict[str, Any], Deployment]:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         deployment = Deployment(folder, stack, kept=fault.kept)
         first = fault.strike(deployment)
-        booked = [deployment.spent(f"data-holder-{number}") for number in (1, 2)]
         row = {
             "fault": fault.what,
             "stage": fault.stage,
@@ -425,14 +498,16 @@ def lived_through(fault: Fault) -> tuple[dict[str, Any], Deployment]:
             "s": round(first.seconds, 1),
             "error": f"{_error(first, deployment):.3f}" if first.code == 0 and first.out.is_file() else "",
             "MB into the server": round(deployment.relays["server"].towards / 1e6, 1),
-            "booked by each holder": "{}, {}".format(*booked),
+            "booked by each holder": deployment.booked(),
             "asked again": "",
             "s ": "",
+            "booked then": "",
         }
         if first.code or not (fault.kept or fault.what == "nothing"):
             fault.mend(deployment)
             second = deployment.ask()
             row |= {"asked again": _told(second, folder), "s ": round(second.seconds, 1)}
+            row["booked then"] = deployment.booked()
         return row, deployment
 
 
@@ -493,8 +568,8 @@ TOLD = """
 Faults. A session is booked in a holder's ledger file before the first noise is drawn, and stays booked. `asked again`:
 the same command, once what was killed has been started again. Seconds are wall time, with the start of the asking
 process, on a machine with other work; roles wait {timeout:.0f} s for each other. Error: mean L1 distance of all 2-way
-marginals; of ten fits in one process in the clear {mean:.3f} ± {sd:.3f}. Sessions kept: server and key holder have
-`--store`; `restarted` is kill -9 and a start.
+marginals; of ten fits in one process in the clear {mean:.3f} ± {sd:.3f}. Sessions kept: all roles have `--store`;
+`restarted` is kill -9 and a start.
 
 """
 

@@ -182,8 +182,8 @@ def _synthesise(options: argparse.Namespace) -> None:
         account = FiledLedger(file, Budget(options.epsilon, options.delta), "synthesis")
     with ExitStack() as stack:
         notes = stack.enter_context(Notes(options.store)) if options.store else None
-        gone_on = ", in the session that it was in" if notes and notes.found else ""
-        say(HOLDER, f"process {os.getpid()}, epsilon {options.epsilon:g}, {options.rounds} rounds{gone_on}")
+        kept = f", with what is in {options.store}" if notes and notes.found else ""
+        say(HOLDER, f"process {os.getpid()}, epsilon {options.epsilon:g}, {options.rounds} rounds{kept}")
         _fit(options, frame, domain, account, notes)
 
 

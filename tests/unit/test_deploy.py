@@ -61,6 +61,7 @@ def test_the_command_of_a_role_is_one_and_keeps_what_has_to_stay(role, read):
     assert role in str(options.identity) or options.identity == Path("/identity")
     stays = options.ledger.parent if role == "data-holder" else options.store
     assert str(stays) == folder
+    assert options.store.is_relative_to(folder)
     if role != "data-holder":
         assert options.metrics == int(options.listen.rpartition(":")[2]) + 2000
 

@@ -22,7 +22,6 @@ from marginal_sdg.crypto.fhe import library
 from marginal_sdg.crypto.fhe.parties import HOLDER, KEY_HOLDER, SERVER, Step
 from marginal_sdg.crypto.kept import AGAIN, RESUME, STATE, Memory, Store
 from marginal_sdg.crypto.notes import Notes
-from marginal_sdg.crypto.prg import Stream
 from marginal_sdg.errors import BudgetError, ConfigError, ProtocolError
 from marginal_sdg.privacy import Budget, Ledger, Source, ledger_file
 from marginal_sdg.privacy.ledger_file import FiledLedger, LedgerFile
@@ -202,8 +201,7 @@ def test_another_data_holder_draws_and_pays_once_whatever_breaks_off(part, pairs
 def test_another_data_holder_does_not_go_on_with_another_table(part, tmp_path):
     def begin(name, table):
         make = roles._other_holder(roles._parser().parse_args(["holder", *options(tmp_path / name, table)]), None)
-        bits = Stream(bytes(32))
-        return make(Memory.of(lambda: bits.draw(4).tobytes(), tmp_path / "session"))
+        return make(Memory.of(bytes(32), tmp_path / "session"))
 
     (tmp_path / "session").mkdir()
     first, again = begin("one", part), begin("one", part)

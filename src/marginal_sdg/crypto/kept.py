@@ -7,11 +7,13 @@ next one is there, and goes on from that: with the chunks that are missing, or w
 
 Why nothing is released twice. An answered question is never worked on again for anybody's eyes: its record is sent. One
 that is not answered has shown nothing to anybody, and is answered to the same chunks: the asker has drawn, and its
-ledger booked, the noise before it asked, and sends the ciphertexts and shares that it made then. So a measurement has
-the noise that it had. A selection has the same noisy scores, so the same index, and even the same garbled circuit: pads
-and labels come from the session's bits. What OpenFHE draws by itself, for fresh encryptions, differs, and hides as
-before; the secret key is remembered instead. Where anything does not fit, another version, a session that is not known,
-an asker that died, the session ends, and what it has spent stays spent.
+ledger booked, the noise before it asked, and sends the ciphertexts and shares that it made then, or makes again (see
+:mod:`marginal_sdg.crypto.notes`). So a measurement has the noise that it had. A selection has the same noisy scores, so
+the same index, and even the same garbled circuit: pads and labels come from the session's bits, and so does the noise
+of a data holder that is asked. What OpenFHE draws by itself, for fresh encryptions, differs, and hides as before; what
+must not differ, secret keys and what the holder of the other half has answered, is remembered instead. Where anything
+does not fit, another version, another table, a session that is not known, the session ends, and what it has spent stays
+spent. A copy of the folder is refused.
 
 *Assuming* that nobody brings an earlier state of the folder back, from a backup or a machine's snapshot: another
 question would then be answered under pads and labels that have been used.
@@ -65,8 +67,9 @@ class Memory:
     known: Callable[[str], int] = lambda beginning: 0
 
     @classmethod
-    def of(cls, keys: Callable[[], bytes], session: Path) -> Memory:
-        """In the folder of a session."""
+    def of(cls, seed: bytes, session: Path) -> Memory:
+        """In the folder of a session, whose random bits follow from 32."""
+        bits = Stream(seed)
 
         def remember(name: str, make: Callable[[], bytes]) -> bytes:
             path = session / f"{name}.secret"
@@ -75,7 +78,10 @@ class Memory:
             (made,) = records(path)
             return made
 
-        return cls(keys, remember, lambda beginning: len(list(session.glob(f"{beginning}*.secret"))))
+        def known(beginning: str) -> int:
+            return len(list(session.glob(f"{beginning}*.secret")))
+
+        return cls(lambda: bits.draw(4).tobytes(), remember, known)
 
 
 Make = Callable[[Memory], Answering]
@@ -177,8 +183,7 @@ class _Session:
         title = sha256(b" ".join([__version__.encode(), self._channel.certified.encode(), name])).digest()
         if self._folder.title() != [title]:
             self._folder.begin([title], self._keys())
-        bits = Stream(self._folder.seed)
-        self._party = self._make(Memory.of(lambda: bits.draw(4).tobytes(), self._folder.session))
+        self._party = self._make(Memory.of(self._folder.seed, self._folder.session))
         self._party.partner = self._channel.ask_back
         self._answered = 1 + max((int(path.stem) for path in self._folder.session.glob("*.answer")), default=-1)
         for number in range(self._answered):

@@ -43,7 +43,7 @@ class Told:
     @property
     def begun(self) -> bool:
         """Whether there is one."""
-        return self.answer(0) is not None
+        return self.folder is not None and self._path(0).exists()
 
     def answer(self, number: int) -> list[bytes] | None:
         """To that question; None where it is not known."""
@@ -115,7 +115,7 @@ class Notes:
     @property
     def memory(self) -> Memory:
         """For who answers where a role asks back."""
-        return Memory.of(lambda: self.key("memory"), self._folder.session)
+        return Memory.of(self.key("memory"), self._folder.session)
 
     def told(self, role: str) -> Told:
         """The answers of a role."""
