@@ -105,6 +105,8 @@ class Relay:
         except OSError:
             pass
         for end in (source, sink):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)  # closing alone says nothing while the other thread waits for more
             end.close()
 
 

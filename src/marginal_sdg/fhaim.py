@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -266,6 +267,12 @@ class FHAIM(Synthesizer):
             upload=self.upload,
             score=self.score,
         )
-        parties = steady(self.server, SERVER), steady(self.keyholder, KEY_HOLDER)
-        others = [steady(where, HOLDER, f" {place}") for place, where in enumerate(self.others, 1)]
-        return {"parties": parties, "others": Others(others, agreement), "memory": notes.memory if notes else None}
+        roles = [(self.server, SERVER, ""), (self.keyholder, KEY_HOLDER, "")]
+        roles += [(where, HOLDER, f" {place}") for place, where in enumerate(self.others, 1)]
+        with ThreadPoolExecutor(len(roles)) as pool:  # at once: none gives a session up while another lets us wait
+            server, keyholder, *others = pool.map(lambda role: steady(*role), roles)
+        return {
+            "parties": (server, keyholder),
+            "others": Others(others, agreement),
+            "memory": notes.memory if notes else None,
+        }
