@@ -20,7 +20,7 @@ from marginal_sdg.backends.vault import Ballot, ClearVault
 from marginal_sdg.crypto import folder
 from marginal_sdg.crypto.channel import LostError
 from marginal_sdg.crypto.notes import Notes
-from marginal_sdg.errors import ConfigError, DataError, ProtocolError
+from marginal_sdg.errors import BudgetError, ConfigError, DataError, ProtocolError
 from marginal_sdg.schedule import Step
 
 TERMS = {"marginal_sdg": "1", "epsilon": "1.0", "domain": "a" * 64}
@@ -78,7 +78,9 @@ def test_nothing_is_left_of_a_session_that_is_over(session):
         (LostError(None, "gone"), True),
         (OSError(28, "no space"), True),
         (KeyboardInterrupt(), True),
+        (ConfigError("identity"), True),
         (ProtocolError("refused"), False),
+        (BudgetError("spent"), False),
         (DataError("wrong"), False),
     ],
 )
@@ -89,6 +91,14 @@ def test_it_is_kept_unless_an_error_ends_it(session, error, left):
         raise error
     with Notes(root) as notes:
         assert (begun(notes) == bits) == left
+
+
+def test_where_nobody_has_answered_there_is_nothing_to_go_on_with(tmp_path):
+    for error in (LostError(None, "not there yet"), ConfigError("identity"), ProtocolError("refused")):
+        with pytest.raises(type(error)), Notes(tmp_path / "notes") as notes:
+            assert not notes.found
+            begun(notes)
+            raise error
 
 
 @pytest.mark.parametrize("name", ["seed", "title"])

@@ -67,7 +67,7 @@ class Notes:
 
     Killed in the block and started again with the same parameters and records, a fit goes on in the session. When the
     block is left, by its end or by an error that ends the session, nothing of it is kept any more; it is kept where a
-    role has gone, or something else went wrong. ``ConfigError`` where the folder is in use, or is a copy.
+    role has gone, or what was given was wrong. ``ConfigError`` where the folder is in use, or is a copy.
     """
 
     def __init__(self, root: Path | str) -> None:
@@ -152,9 +152,15 @@ class Notes:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._alone = False
         with self._stack:
-            ended = kind is None or (issubclass(kind, MarginalSDGError) and not issubclass(kind, LostError))
-            if ended and self._begun:
+            if self._begun and (kind is None or self._ends(kind)):
                 self._folder.remove()
+
+    def _ends(self, kind: type[BaseException]) -> bool:
+        """Whether there is nothing to go on with after such an error; where nobody has answered yet, there is not."""
+        if not issubclass(kind, MarginalSDGError):
+            return False
+        answered = any(self._folder.session.glob("*/0.answer"))
+        return not answered or not issubclass(kind, LostError | ConfigError)
 
 
 _KIND = b"notes"
