@@ -377,11 +377,11 @@ def restarts() -> Iterator[Fault]:
     yield fault("all roles restarted, half a key", "every round", started_again("round ", all_of_them, "--threshold"))
     yield fault(f"server restarted after {TIMEOUT / 4:.0f} s", "round 1", at_round(late))
     yield fault("connections to the server cut", "round 1", at_round(lambda d: d.relays["server"].cut()))
-    still = 1.5 * TIMEOUT
+    still, gone = 1.25 * TIMEOUT, 1.5 * TIMEOUT
     yield fault(f"the server stands still for {still:.0f} s", "round 1", at_round(lambda d: d.pause("server", still)))
     yield fault("kill -9 of the server", "round 1", at_round(lambda d: d.kill("server")), lambda d: d.start("server"))
     yield fault("kill -9 of the asking data holder", "round 1", at_round(Deployment.kill_asking))
-    yield fault(f"asking data holder restarted after {still:.0f} s", "round 1", late_asking)
+    yield fault(f"asking data holder restarted after {gone:.0f} s", "round 1", late_asking)
     yield fault("asking data holder restarted with another table", "round 1", other_table, restored_table)
     yield fault("asking data holder restarted with a copy of its folder", "round 1", copied)
     yield fault("no room for the synthetic table", "end", lambda d: d.ask(more=["--out", "/dev/full"]))
