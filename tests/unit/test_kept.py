@@ -14,7 +14,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from marginal_sdg.crypto import answering, kept
+from marginal_sdg.crypto import answering, kept, records
 from marginal_sdg.crypto.channel import Channel, LostError
 from marginal_sdg.crypto.counters import Counters
 from marginal_sdg.crypto.kept import RESUME, STATE, Fleeting, Memory, Store
@@ -397,7 +397,7 @@ def test_a_full_disk_ends_the_session_in_one_line(role, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     asker = steady(role)
-    monkeypatch.setattr(kept, "append", full)
+    monkeypatch.setattr(records, "append", full)
     with asker, pytest.raises(ProtocolError, match=r"service: store: cannot be written \(No space left"):
         asker.ask(1, [b"abc"])
 

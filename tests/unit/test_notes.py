@@ -17,7 +17,7 @@ from marginal_sdg import FHAIM, Workload
 from marginal_sdg.backends.distance import Distance
 from marginal_sdg.backends.noted import NotedVault
 from marginal_sdg.backends.vault import Ballot, ClearVault
-from marginal_sdg.crypto import folder
+from marginal_sdg.crypto import folder, records
 from marginal_sdg.crypto.channel import LostError
 from marginal_sdg.crypto.notes import Notes
 from marginal_sdg.errors import BudgetError, ConfigError, DataError, ProtocolError
@@ -105,7 +105,7 @@ def test_where_nobody_has_answered_there_is_nothing_to_go_on_with(tmp_path):
 @pytest.mark.parametrize("after", [False, True])
 def test_killed_at_its_beginning_it_begins_again(tmp_path, monkeypatch, name, after):
     """Nothing was asked in it."""
-    replace, bits = folder.replace_file, []
+    replace, bits = records.replace_file, []
 
     def dying(path, parts):
         if path.name == name and not after:
@@ -115,10 +115,10 @@ def test_killed_at_its_beginning_it_begins_again(tmp_path, monkeypatch, name, af
             bits.append(path.parent.joinpath("seed").read_bytes())
             raise KilledError
 
-    monkeypatch.setattr(folder, "replace_file", dying)
+    monkeypatch.setattr(records, "replace_file", dying)
     with pytest.raises(KilledError), Notes(tmp_path / "notes") as notes:
         begun(notes)
-    monkeypatch.setattr(folder, "replace_file", replace)
+    monkeypatch.setattr(records, "replace_file", replace)
     with Notes(tmp_path / "notes") as notes:
         found = notes.found
         assert found == ((name, after) == ("title", True))

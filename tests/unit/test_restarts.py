@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 from marginal_sdg import FHAIM, Workload, roles
-from marginal_sdg.crypto import answering, folder
+from marginal_sdg.crypto import answering, records
 from marginal_sdg.crypto.channel import Channel, LostError
 from marginal_sdg.crypto.fhe import library
 from marginal_sdg.crypto.fhe.parties import HOLDER, KEY_HOLDER, SERVER, Step
@@ -240,7 +240,7 @@ def dying(monkeypatch):
             if len(places) % every[0] == 0:
                 raise KilledError(place)
 
-    def replacing(path, parts, original=folder.replace_file):
+    def replacing(path, parts, original=records.replace_file):
         at("before", path.parent.name, path.name)
         original(path, parts)
         at("after", path.parent.name, path.name)
@@ -253,7 +253,7 @@ def dying(monkeypatch):
 
     def start(each):
         every.append(each)
-        for module in (folder, ledger_file):
+        for module in (records, ledger_file):
             monkeypatch.setattr(module, "replace_file", replacing)
         monkeypatch.setattr(Channel, "_put", putting)
         return places, sent

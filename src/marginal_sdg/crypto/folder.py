@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import struct
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO
 
-from marginal_sdg.durable import make_folder, replace_file
+from marginal_sdg import durable
+from marginal_sdg.crypto import records
 from marginal_sdg.errors import ConfigError
-
-_LENGTH = struct.Struct("<I")
 
 
 class Folder:
@@ -32,25 +28,18 @@ class Folder:
 
         ``ConfigError`` where another one is there, or the folder cannot be used.
         """
-        import fcntl
-
-        try:
-            file = os.open(self._lock, os.O_WRONLY | os.O_CREAT, 0o600)
-        except OSError as error:
-            raise ConfigError(_unusable(self.root, error)) from None
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(file)
-            raise ConfigError("store: another process has a session in the same folder") from None
-        try:
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(durable.alone(self._lock))
+            except BlockingIOError:
+                raise ConfigError("store: another process has a session in the same folder") from None
+            except OSError as error:
+                raise ConfigError(_unusable(self.root, error)) from None
             yield
-        finally:
-            os.close(file)
 
     def title(self) -> list[bytes]:
         """Of the session that is kept, empty where there is none; ``ConfigError`` where it was begun elsewhere."""
-        title = list(records(self.session / "title"))
+        title = list(records.read(self.session / "title"))
         if title and title.pop() != self._place():
             raise ConfigError(
                 f"store: {self.root} is a copy of another folder, whose random bits must not be used twice; go on with "
@@ -61,14 +50,14 @@ class Folder:
     def begin(self, title: Sequence[bytes], seed: bytes) -> None:
         """Another session, with nothing but these."""
         self.remove()
-        make_folder(self.session)
-        write(self.session / "seed", [seed])
-        write(self.session / "title", [*title, self._place()])
+        durable.make_folder(self.session)
+        records.write(self.session / "seed", [seed])
+        records.write(self.session / "title", [*title, self._place()])
 
     @property
     def seed(self) -> bytes:
         """What the session began with."""
-        (seed,) = records(self.session / "seed")
+        (seed,) = records.read(self.session / "seed")
         return seed
 
     def remove(self) -> None:
@@ -84,48 +73,3 @@ class Folder:
 
 def _unusable(root: Path, error: OSError) -> str:
     return f"store: {root} cannot be used ({error.strerror})"
-
-
-def private(path: str, flags: int) -> int:
-    """Opens a file for its owner's eyes only."""
-    return os.open(path, flags, 0o600)
-
-
-def write(path: Path, chunks: Iterable[bytes]) -> None:
-    """A file of these records: all of it on disk, or none."""
-    replace_file(path, _framed(chunks))
-
-
-def append(file: IO[bytes], record: bytes) -> None:
-    """One more, which a process that is killed now leaves."""
-    file.writelines(_framed([record]))
-    file.flush()
-
-
-def _framed(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    for record in chunks:
-        yield _LENGTH.pack(len(record))
-        yield record
-
-
-def records(path: Path) -> Iterator[bytes]:
-    """Those of a file that are whole; none where there is no file."""
-    if ends := whole(path):
-        with path.open("rb") as file:
-            for _ in ends:
-                yield file.read(*_LENGTH.unpack(file.read(_LENGTH.size)))
-
-
-def whole(path: Path) -> list[int]:
-    """Where the whole records of a file end: its process may have died in the middle of one."""
-    ends: list[int] = []
-    if path.exists():
-        size, end = path.stat().st_size, 0
-        with path.open("rb") as file:
-            while len(head := file.read(_LENGTH.size)) == _LENGTH.size:
-                end += _LENGTH.size + _LENGTH.unpack(head)[0]
-                if end > size:
-                    break
-                ends.append(end)
-                file.seek(end)
-    return ends

@@ -32,8 +32,9 @@ from threading import Timer
 from typing import Protocol
 
 from marginal_sdg import __version__
+from marginal_sdg.crypto import records
 from marginal_sdg.crypto.channel import Channel, LostError
-from marginal_sdg.crypto.folder import Folder, append, private, records, whole, write
+from marginal_sdg.crypto.folder import Folder
 from marginal_sdg.crypto.prg import Stream
 from marginal_sdg.errors import ConfigError, ProtocolError
 
@@ -74,8 +75,8 @@ class Memory:
         def remember(name: str, make: Callable[[], bytes]) -> bytes:
             path = session / f"{name}.secret"
             if not path.exists():
-                write(path, [make()])
-            (made,) = records(path)
+                records.write(path, [make()])
+            (made,) = records.read(path)
             return made
 
         def known(beginning: str) -> int:
@@ -170,11 +171,11 @@ class _Session:
         if step == AGAIN:
             for _ in chunks:
                 pass
-            return records(self._answer(self._answered - 1))
-        write(self._answer(self._answered), self._party.ask(step, self._written(step, chunks)))
+            return records.read(self._answer(self._answered - 1))
+        records.write(self._answer(self._answered), self._party.ask(step, self._written(step, chunks)))
         self._answer(self._answered - 1).unlink(missing_ok=True)
         self._answered += 1
-        return records(self._answer(self._answered - 1))
+        return records.read(self._answer(self._answered - 1))
 
     def _resume(self, name: bytes) -> bytes:
         """The session of that name and caller, from its beginning or from where it was; its state."""
@@ -187,28 +188,28 @@ class _Session:
         self._party.partner = self._channel.ask_back
         self._answered = 1 + max((int(path.stem) for path in self._folder.session.glob("*.answer")), default=-1)
         for number in range(self._answered):
-            chunks = records(self._question(number))
+            chunks = records.read(self._question(number))
             step = next(chunks, b"")
             if not step:
                 raise ProtocolError(f"store: question {number} of the session is missing; start another")
             for _ in self._party.ask(step[0], chunks):
                 pass
-        return STATE.pack(self._answered, max(0, len(whole(self._question(self._answered))) - 1))
+        return STATE.pack(self._answered, max(0, len(records.whole(self._question(self._answered))) - 1))
 
     def _written(self, step: int, chunks: Iterator[bytes]) -> Iterator[bytes]:
         """What there is of the question already, and what comes, once it is written."""
         path = self._question(self._answered)
-        ends = whole(path)
-        known = records(path)
+        ends = records.whole(path)
+        known = records.read(path)
         if next(known, bytes([step])) != bytes([step]):
             raise ProtocolError(f"session: question {self._answered} is not the one that was begun")
         yield from known
-        with open(path, "ab", opener=private) as file:
+        with open(path, "ab", opener=records.private) as file:
             file.truncate(ends[-1] if ends else 0)
             if not ends:
-                append(file, bytes([step]))
+                records.append(file, bytes([step]))
             for count, chunk in enumerate(chunks, max(1, len(ends))):
-                append(file, chunk)
+                records.append(file, chunk)
                 if count % _EVERY == 0:
                     self._channel.stored(count)
                 yield chunk

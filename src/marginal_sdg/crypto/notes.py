@@ -24,8 +24,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from marginal_sdg.crypto import records
 from marginal_sdg.crypto.channel import LostError
-from marginal_sdg.crypto.folder import Folder, records, write
+from marginal_sdg.crypto.folder import Folder
 from marginal_sdg.crypto.kept import Memory
 from marginal_sdg.durable import make_folder
 from marginal_sdg.errors import ConfigError, MarginalSDGError, ProtocolError
@@ -49,13 +50,13 @@ class Told:
         """To that question; None where it is not known."""
         if self.folder is None or not (path := self._path(number)).exists():
             return None
-        return list(records(path))
+        return list(records.read(path))
 
     def keep(self, number: int, answer: Iterable[bytes]) -> None:
         """On disk when this returns."""
         if self.folder is not None:
             make_folder(self.folder)
-            write(self._path(number), answer)
+            records.write(self._path(number), answer)
 
     def _path(self, number: int) -> Path:
         assert self.folder is not None
@@ -128,8 +129,8 @@ class Notes:
             digest.update(len(part).to_bytes(8, "little") + part)
         path = self._folder.session / f"{self._asked}.question"
         if not path.exists():
-            write(path, [digest.digest()])
-        elif list(records(path)) != [digest.digest()]:
+            records.write(path, [digest.digest()])
+        elif list(records.read(path)) != [digest.digest()]:
             raise ProtocolError(
                 f"question {self._asked}: is not the one that was asked before, on a machine or with libraries that "
                 "compute otherwise; start another session"
@@ -138,7 +139,7 @@ class Notes:
 
     def finish(self) -> None:
         """All has been asked: from here on, the session needs nobody."""
-        write(self._over, [])
+        records.write(self._over, [])
 
     @property
     def _over(self) -> Path:
