@@ -387,7 +387,7 @@ LAYERS = [
     {"durable", "errors", "simplex", "style"},
     {"crypto", "page"},
     {"attribute", "privacy", "schedule", "scores"},
-    {"domain", "processes"},
+    {"domain", "journal", "processes"},
     {"encoding", "release", "draft", "dtypes"},
     {"marginals", "condition"},
     {"workload", "graphical"},
