@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from marginal_sdg import __version__
 from marginal_sdg.backends.clients import Clients, Federation
 from marginal_sdg.backends.federated import FederatedBackend
 from marginal_sdg.backends.holders import Records
@@ -28,11 +30,16 @@ from marginal_sdg.encoding import Table
 from marginal_sdg.errors import ConfigError, DataError
 from marginal_sdg.privacy.budget import Budget
 from marginal_sdg.privacy.ledger import Ledger
+from marginal_sdg.privacy.ledger_file import FiledLedger
 from marginal_sdg.privacy.noise import Source
 from marginal_sdg.schedule import Costs, plan_schedule
 from marginal_sdg.synthesizers import PAPER_SIZES, Synthesizer
 from marginal_sdg.workload import Workload
 
+if TYPE_CHECKING:
+    from marginal_sdg.backends.spu_servers import Journal
+
+_OF_A_PROCESS = ("servers", "identity", "timeout", "store", "on_event")  # may differ where a fit goes on
 SIZE_SHARE = Fraction(1, 50)  # of the budget: one noisy size per client, under FLAIM's sound calibration
 
 
@@ -231,7 +238,11 @@ class DistAIM(_Federation):
         Folder with this process's certificate and key, made by ``python -m marginal_sdg.spu certificates``. Without
         one, connections are neither encrypted nor authenticated, and all servers must be on this machine.
     timeout : float
-        Seconds to wait for an answer of theirs; for one of a client elsewhere, a quarter of it.
+        Seconds to wait for an answer of theirs, and until one that has gone is started again; for an answer of a
+        client elsewhere, a quarter of it.
+    store : str, optional
+        With "spu": a file for what servers have been asked and have answered. The same fit, killed and run again with
+        it, goes on where it was; one that is done is not paid for again. Another fit needs another file.
 
     Examples
     --------
@@ -251,6 +262,7 @@ class DistAIM(_Federation):
     servers: Sequence[str] = field(default=(), kw_only=True)
     identity: Path | str | None = field(default=None, kw_only=True)
     timeout: float = field(default=600.0, kw_only=True)
+    store: Path | str | None = field(default=None, kw_only=True)
 
     def fit(self, clients: Sequence[Records] | Sequence[str], *, ledger: Ledger | None = None) -> DistAIM:
         """Spend the budget on the clients' tables. Raises before anything is spent where an input is wrong.
@@ -264,10 +276,14 @@ class DistAIM(_Federation):
         self._check_choice("engine", "ideal", "shares", "spu")
         elsewhere = isinstance(clients, list | tuple) and bool(clients) and all(isinstance(c, str) for c in clients)
         self._check_elsewhere(elsewhere)
-        tables, account, public = self._prepare(clients, AIM_COSTS, budget, ledger, elsewhere=elsewhere)
-        variance = 1 / (2 * SIZE_SHARE * account.allowance)
         with ExitStack() as connections:
-            pool = self._pool(tables, clients, workload, account, variance, connections)
+            journal = self._journal(workload, len(clients), connections)
+            if journal is not None and isinstance(ledger, FiledLedger):
+                ledger.session = journal.file.fit
+            self._repeated = None if journal is None or self.seed is not None else journal.file.source()
+            tables, account, public = self._prepare(clients, AIM_COSTS, budget, ledger, elsewhere=elsewhere)
+            variance = 1 / (2 * SIZE_SHARE * account.allowance)
+            pool = self._pool(tables, clients, workload, account, variance, journal, connections)
             backend = SharedBackend(
                 pool,
                 len(clients),
@@ -285,8 +301,27 @@ class DistAIM(_Federation):
         self.communication_ = pool.traffic.summary()
         return self
 
+    def _journal(self, workload: Workload, clients: int, stack: ExitStack) -> Journal | None:
+        """What this fit has asked before, where that is kept."""
+        if self.store is None:
+            return None
+        from marginal_sdg.backends.spu_servers import Journal
+
+        terms = {name: str(value) for name, value in self.get_params().items() if name not in _OF_A_PROCESS}
+        terms["workload"] = json.dumps(workload.cliques)
+        terms["domain"] = json.dumps(self.domain.to_dict())
+        terms["known"] = json.dumps([known.to_json() for known in self.known])
+        return Journal(Path(self.store), {**terms, "clients": clients, "version": __version__}, stack)
+
+    def _sources(self, system: Source | None = None) -> tuple[Source, Source]:
+        """Who takes part, and with which records, is drawn again as it was where a fit goes on."""
+        noise, public = super()._sources(system)
+        return noise, self._repeated or public
+
     def _check_elsewhere(self, addresses: bool) -> None:
         """What servers and clients can do that share nothing but messages."""
+        if self.store is not None and self.engine != "spu":
+            raise ConfigError(f"store: {self.engine!r} computes in this process; it needs engine='spu'")
         if self.servers and self.engine != "spu":
             raise ConfigError(f"servers: {self.engine!r} computes in this process; they need engine='spu'")
         if self.engine == "spu" and not self._sound:
@@ -303,28 +338,36 @@ class DistAIM(_Federation):
         workload: Workload,
         account: Ledger,
         size_variance: Fraction,
+        journal: Journal | None,
         connections: ExitStack,
     ) -> Pool:
         if self.engine == "ideal":
             return IdealPool(tables, workload)
         if self.engine == "shares":
             return SharePool(tables, workload, self._keys.key)
-        from marginal_sdg.backends.spu_pool import Elsewhere, Here, SpuPool, connected
+        from marginal_sdg.backends import spu_pool
+        from marginal_sdg.backends.spu_servers import Servers, connected
         from marginal_sdg.crypto.spu.questions import Seed, Terms
 
-        services, keys, seed = connected(self.servers, self.timeout, connections, self.identity), self._keys.key, None
-        members = Here(tables, services, keys) if tables else Elsewhere(clients, self.timeout, self.identity)
-        if known := account.source.seed:
-            seed = Seed(entropy=known[0], branch=known[1])
-        budget = Budget(self.epsilon, self.delta)
+        servers = connections.enter_context(
+            Servers(lambda stack: connected(self.servers, self.timeout, stack, self.identity), self.timeout, journal)
+        )
+        members: spu_pool.Clients
+        if tables:
+            ((key,),) = servers.once("key", [], lambda _: [[Source.system().key()]])
+            members = spu_pool.Here(tables, servers, key)
+        else:
+            members = spu_pool.Elsewhere(clients, self.timeout, self.identity)
+        known, budget = account.source.seed, Budget(self.epsilon, self.delta)
         terms = Terms(
-            session=keys().hex(),
+            session=servers.name,
             epsilon=budget.epsilon,
             delta=budget.delta,
             group=self.records_per_person,
-            seed=seed,
+            seed=None if known is None else Seed(entropy=known[0], branch=known[1]),
         )
-        return SpuPool(members, workload, services, terms, size_variance, self.on_event or (lambda event: None))
+        tell = self.on_event or (lambda event: None)
+        return spu_pool.SpuPool(members, workload, servers, terms, size_variance, tell)
 
 
 def _at_most(records: int, table: Table, source: Source) -> Table:

@@ -47,7 +47,7 @@ def test_the_file_is_written_at_the_first_charge_before_noise_is_drawn(tmp_path,
 
 def test_a_session_that_is_gone_on_with_is_booked_once(tmp_path):
     path = tmp_path / "l.json"
-    total, half = Budget(2.0, 1e-5), Budget(0.5, 1e-5)
+    total, half = Budget(1.9, 1e-5), Budget(0.5, 1e-5)
 
     def charge(session, budget=ONE):
         ledger = FiledLedger(LedgerFile(path, total), budget, "a fit", session)
@@ -57,9 +57,10 @@ def test_a_session_that_is_gone_on_with_is_booked_once(tmp_path):
     assert charge("one").spent == charge("one").spent == ONE.rho
     assert spent(path) == ONE.rho
     charge("two")
-    charge("one", half)  # what was booked is not enough, or too much: it is another booking
+    with pytest.raises(BudgetError, match="a fit is booked with another budget; go on with the one it began with"):
+        charge("one", half)
     charge("", half), charge("", half)  # of no session
-    assert spent(path) == 2 * ONE.rho + 3 * half.rho
+    assert spent(path) == 2 * ONE.rho + 2 * half.rho
     before = path.read_bytes()
     with pytest.raises(BudgetError, match="is left for this table"):
         charge("three")

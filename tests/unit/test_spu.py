@@ -11,9 +11,13 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
 
@@ -22,19 +26,21 @@ import pandas as pd
 import pytest
 
 from marginal_sdg import Budget, DistAIM, Ledger, Workload
-from marginal_sdg.backends import spu_pool
+from marginal_sdg.backends import spu_servers
 from marginal_sdg.backends.ideal_pool import IdealPool
 from marginal_sdg.backends.pool import Ballot
 from marginal_sdg.backends.spu_client import SpuClient
 from marginal_sdg.backends.spu_limits import Limits
 from marginal_sdg.backends.spu_noise import ServersNoise
-from marginal_sdg.backends.spu_pool import Here, SpuPool, connected
+from marginal_sdg.backends.spu_pool import Here, SpuPool
+from marginal_sdg.backends.spu_servers import Servers, connected
 from marginal_sdg.crypto import answering
 from marginal_sdg.crypto.channel import Channel
 from marginal_sdg.crypto.identity import AUTHORITY, CERTIFICATE, KEY, Identity, certified, issue
 from marginal_sdg.crypto.rss import SERVERS, Shares
 from marginal_sdg.crypto.spu import cost
 from marginal_sdg.crypto.spu.engine import first_largest
+from marginal_sdg.crypto.spu.kept import Kept, remove
 from marginal_sdg.crypto.spu.questions import (
     CLIENT,
     COORDINATOR,
@@ -130,12 +136,13 @@ def limits(folder, *, simulate=True, total=BUDGET):
 
 def here(folder, **agreed):
     links = {(a, b): SimpleQueue() for a in range(SERVERS) for b in range(SERVERS)}
-    key = Source.seeded(5).key
+    keys = Source.system().key
     servers = []
     for rank in range(SERVERS):
-        (folder / str(rank)).mkdir(exist_ok=True)
-        noise = ServersNoise(rank, limits(folder / str(rank), **agreed))
-        servers.append(Server(rank, lambda _, rank=rank: ClearEngine(rank, links), key, noise))
+        own = folder / str(rank)
+        own.mkdir(exist_ok=True)
+        noise = ServersNoise(rank, limits(own, **agreed))
+        servers.append(Server(rank, lambda _, rank=rank: ClearEngine(rank, links), keys, noise, Kept(own, keys)))
     return servers
 
 
@@ -157,8 +164,9 @@ class Pair:
     """The pool of these services and the ideal one, with the ledger that has the same noise as the servers."""
 
     def __init__(self, clients, services, *, members=None, agreed=None, tell=print):
-        members = members or Here(clients, services, Source.seeded(4).key)
-        self.spu = SpuPool(members, workload(clients), services, agreed or terms(), VARIANCE, tell)
+        servers = services if isinstance(services, Servers) else Servers(lambda _: services, 5)
+        members = members or Here(clients, servers, bytes(32))
+        self.spu = SpuPool(members, workload(clients), servers, agreed or terms(), VARIANCE, tell)
         self.ideal = IdealPool(clients, workload(clients))
         self.ledger = Ledger(BUDGET, Source.seeded(7))
         noise = self.ledger.gaussian_parts([len(clients)], VARIANCE, what="sizes")
@@ -264,7 +272,7 @@ def test_a_server_spends_no_more_than_it_agrees_to(clients, tmp_path, agreed, as
 
 
 def test_a_fit_is_the_fit_in_the_clear(clients, domain, monkeypatch, tmp_path):
-    monkeypatch.setattr(spu_pool, "connected", lambda *_: here(tmp_path))
+    monkeypatch.setattr(spu_servers, "connected", lambda *_: here(tmp_path))
     compare_fits(clients, domain, servers=["", "", ""])
 
 
@@ -365,9 +373,10 @@ def test_an_upload_counts_once(clients, tmp_path):
     services = here(tmp_path)
     pair = Pair(clients, services)
     pair.grow()
-    services[1].ask(Step.UPLOAD, uploaded(pair))
-    with pytest.raises(ProtocolError, match="repeated"):
+    for _ in range(2):  # whoever did not hear that it came sends it again
         services[1].ask(Step.UPLOAD, uploaded(pair))
+    with pytest.raises(ProtocolError, match="repeated"):
+        services[1].ask(Step.UPLOAD, [*uploaded(pair)[:1], b"\1" * 528])
     with pytest.raises(ProtocolError, match="misdirected"):
         services[2].ask(Step.UPLOAD, uploaded(pair))
 
@@ -448,7 +457,7 @@ class Answering:
         for number, table in enumerate(tables):
             (folder / f"client-{number}").mkdir()
             bounds = limits(folder / f"client-{number}", **agreed)
-            client = SpuClient(number, table, bounds, (), None, 1.0, Source.seeded(number).key)
+            client = SpuClient(number, table, bounds, (), None, 1.0, bytes(32))
             client._send = lambda rank, question: services[rank].ask(Step.UPLOAD, question)
             self.clients.append(client)
 
@@ -462,10 +471,10 @@ class Answering:
         if one.client in self.lost:
             return ProtocolError("gone")
         try:
-            answer = self.clients[one.client].ask(Step.SHARE, pack(one))
+            self.clients[one.client].ask(Step.SHARE, pack(one))
         except (ProtocolError, BudgetError) as error:
             return error
-        return [int.from_bytes(size, "little") for size in answer]
+        return None
 
 
 def test_clients_that_are_asked_give_the_same_pool_and_the_lost_are_told(clients, domain, tmp_path):
@@ -508,7 +517,7 @@ def test_a_pool_that_nobody_joins_ends_in_one_line(clients, tmp_path):
 def test_a_client_shares_nothing_that_it_has_not_agreed_to(clients, domain, tmp_path, changed, agreed, message):
     sent = []
     (tmp_path / "client-0").mkdir()
-    client = SpuClient(0, clients[0], limits(tmp_path / "client-0", **agreed), (), None, 1.0, Source.seeded(0).key)
+    client = SpuClient(0, clients[0], limits(tmp_path / "client-0", **agreed), (), None, 1.0, bytes(32))
     client._send = lambda rank, question: sent.append(question)
     question = Sharing(terms=terms(), client=0, wave=1, cliques=FIRST, domain=domain.to_dict())
     with pytest.raises((ProtocolError, BudgetError), match=message):
@@ -517,33 +526,63 @@ def test_a_client_shares_nothing_that_it_has_not_agreed_to(clients, domain, tmp_
 
 
 def test_no_server_sees_what_a_client_has(clients, domain, tmp_path):
-    """Each share is as likely for any other table: of two with the same seed, server 0 gets the same."""
+    """Server 0 gets a seed, server 1 what it hides. Only who is asked the same about the same table sends it again."""
     sent = {}
-    for name, table in (("one", clients[0]), ("other", clients[9])):
-        (tmp_path / name).mkdir()
-        client = SpuClient(0, table, limits(tmp_path / name), (), None, 1.0, lambda: bytes(range(32)))
+    asked = Sharing(terms=terms(), client=0, wave=1, cliques=FIRST, domain=domain.to_dict())
+    later = asked.model_copy(update={"wave": 2})
+    for name, table, question in [
+        ("one", clients[0], asked),
+        ("same", clients[0], asked),
+        ("other", clients[9], asked),
+        ("later", clients[0], later),
+    ]:
+        client = SpuClient(0, table, limits(tmp_path), (), None, 1.0, bytes(range(32)))
         client._send = lambda rank, question, name=name: sent.__setitem__((name, rank), question)
-        question = Sharing(terms=terms(), client=0, wave=1, cliques=FIRST, domain=domain.to_dict())
         client.ask(Step.SHARE, pack(question))
-    assert sent["one", 0] == sent["other", 0]
+    assert sent["one", 0] == sent["same", 0] and sent["one", 1] == sent["same", 1]
+    assert len({sent[name, 0][1] for name in ("one", "other", "later")}) == 3
     words = np.frombuffer(sent["one", 1][1], dtype=np.uint64)
     assert (words > 2**40).all()  # masked
+    assert len(json.loads((tmp_path / "ledger.json").read_text())["runs"]) == 1
 
 
 # --- the same over authenticated connections ------------------------------------------------------
+
+
+@dataclass
+class Stand:
+    """A place of a server in this process; ``make`` is what it is started by."""
+
+    make: Callable
+    folder: Path
+    patience: float = 60.0
 
 
 class Direct:
     """A session that is in this process."""
 
     def __init__(self, place):
-        self._server = place
+        self._server, self._folder = place.make(), place.folder
 
     def ask(self, step, question, gone=lambda: False):
         return self._server.ask(step, question)
 
-    def close(self):
-        pass
+    def close(self, *, over):
+        if over:
+            remove(self._folder)
+
+
+def stands(folder, **how):
+    """Of the servers of ``here``, which meet anew when all three are."""
+    made = [[], [], []]
+
+    def make(rank):
+        if not made[rank]:
+            for queue, server in zip(made, here(folder), strict=True):
+                queue.append(server)
+        return made[rank].pop(0)
+
+    return [Stand(partial(make, rank), folder / str(rank), **how) for rank in range(SERVERS)]
 
 
 @pytest.fixture
@@ -563,13 +602,13 @@ def deployment(clients, tmp_path, monkeypatch):
             return f"127.0.0.1:{service.port}"
 
         servers = [
-            started(role(rank), [COORDINATOR, CLIENT], Reception(server).play, together=True)
-            for rank, server in enumerate(here(tmp_path))
+            started(role(rank), [COORDINATOR, CLIENT], Reception(place).play, together=True)
+            for rank, place in enumerate(stands(tmp_path))
         ]
         where = []
         for number, name in enumerate(names):
             (tmp_path / name).mkdir()
-            identity, key = Identity.load(tmp_path / "id" / certified(name)), Source.seeded(number).key
+            identity, key = Identity.load(tmp_path / "id" / certified(name)), bytes(32)
             client = SpuClient(number, clients[number], limits(tmp_path / name), servers[:2], identity, 10.0, key)
             where.append(started(name, COORDINATOR, lambda channel, client=client: channel.serve(client.ask)))
         yield servers, where, tmp_path / "id"
@@ -609,10 +648,10 @@ class Still:
         return []
 
 
-def test_a_server_has_one_session_at_a_time(monkeypatch):
+def test_a_server_has_one_session_at_a_time(monkeypatch, tmp_path):
     monkeypatch.setattr(spu_session, "Session", Direct)
     monkeypatch.setattr(spu_session, "_PATIENCE", 0.1)
-    play = Reception(Still()).play
+    play = Reception(Stand(Still, tmp_path)).play
     service = answering.serve(role(0), [COORDINATOR], play, "127.0.0.1:0", 5.0, lambda line: None, together=True)
     with closing(service), ExitStack() as stack:
         first, second = (

@@ -23,8 +23,11 @@ class Limits:
     ledger: Path
     simulate: bool = False
 
-    def book(self, terms: Terms) -> Budget:
-        """Reserve a session's whole budget, durably; raises where it is not agreed to, or not left."""
+    def book(self, terms: Terms, run: str) -> Budget:
+        """Reserve the whole budget of a session, durably and once; raises where it is not agreed to, or not left.
+
+        ``run``: its name, in which a server that keeps to the protocol has a fresh part.
+        """
         if terms.epsilon > self.session.epsilon or terms.delta > self.session.delta:
             raise ProtocolError(
                 f"budget: epsilon {terms.epsilon:g} and delta {terms.delta:g} are planned, this process agrees to "
@@ -33,5 +36,5 @@ class Limits:
         if terms.seed is not None and not self.simulate:
             raise ProtocolError("seed: who knows it knows the noise; drop it, or start all with --simulate")
         budget = Budget(terms.epsilon, terms.delta)
-        LedgerFile(self.ledger, self.total, terms.group).reserve(budget, f"session {terms.session[:8]}")
+        LedgerFile(self.ledger, self.total, terms.group).reserve(budget, f"session {run[:8]}", run)
         return budget

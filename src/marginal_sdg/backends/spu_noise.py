@@ -17,7 +17,7 @@ from marginal_sdg.scores import sensitivity
 
 
 class ServersNoise:
-    """``Noise`` of server ``rank``, for one session within ``limits``.
+    """``Noise`` of server ``rank``, for one session within ``limits``: each release's from a key of its own.
 
     With a seed, every server draws what all would, as one process does that has the ledger, and keeps its own part.
     """
@@ -28,10 +28,10 @@ class ServersNoise:
         self._rank = rank
         self._limits = limits
 
-    def open(self, head: Opening) -> None:
+    def open(self, head: Opening, run: str, key: bytes) -> None:
         """Book the whole budget before anything is drawn; cohorts are disjoint, so one charge covers their sizes."""
-        budget = self._limits.book(head.terms)
-        source = Source.system()
+        budget = self._limits.book(head.terms, run)
+        source = Source.keyed(key)
         if head.terms.seed is not None:
             source = seeded(head.terms.seed)
             self._here, self._own = range(SERVERS), self._rank
@@ -48,15 +48,17 @@ class ServersNoise:
             raise ProtocolError("size: there are more cohorts than clients; nothing is left for another one")
         return noise
 
-    def cells(self, sizes: Sequence[int], variance: Fraction) -> Integers:
+    def cells(self, sizes: Sequence[int], variance: Fraction, key: bytes) -> Integers:
         """For the cells of some cliques, in each of which a record is counted once."""
+        self._draw_from(key)
         noise = self._ledger.gaussian_parts(
             sizes, variance, per_record=len(sizes), here=self._here, what=f"measure {len(sizes)} marginals"
         )
         return np.concatenate(noise.parts[self._own])
 
-    def scores(self, candidates: int, epsilon2: Fraction) -> tuple[Integers, int, int]:
+    def scores(self, candidates: int, epsilon2: Fraction, key: bytes) -> tuple[Integers, int, int]:
         """For (candidates,) L1 norms; the noise's steps in a record; a bound on all servers' noise."""
+        self._draw_from(key)
         noise = self._ledger.gumbel_parts(
             candidates,
             epsilon2,
@@ -65,6 +67,10 @@ class ServersNoise:
             what="select a clique",
         )
         return noise.parts[self._own], noise.unit, noise.bound
+
+    def _draw_from(self, key: bytes) -> None:
+        if self._ledger.source.secure:
+            self._ledger.source = Source.keyed(key)
 
 
 def seeded(seed: Seed) -> Source:

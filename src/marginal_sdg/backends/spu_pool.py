@@ -2,56 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
-from threading import Thread
 from typing import Any, Protocol
 
 import numpy as np
 
 from marginal_sdg.backends.pool import Ballot, paper_upload_bytes
 from marginal_sdg.backends.spu_client import share
+from marginal_sdg.backends.spu_servers import Servers
 from marginal_sdg.crypto.channel import Channel
 from marginal_sdg.crypto.identity import Identity
 from marginal_sdg.crypto.rss import SERVERS
 from marginal_sdg.crypto.spu.questions import (
     Admission,
     Head,
+    Holding,
     Measuring,
     Opening,
     Selecting,
     Sharing,
     Step,
     Terms,
+    Upload,
     client_role,
     integers,
     pack,
-    role,
 )
 from marginal_sdg.crypto.traffic import Traffic
-from marginal_sdg.crypto.upload import payload_bytes
+from marginal_sdg.crypto.upload import RECEIVERS, payload_bytes
 from marginal_sdg.domain import Clique
 from marginal_sdg.encoding import Table
-from marginal_sdg.errors import ConfigError, MarginalSDGError, ProtocolError
+from marginal_sdg.errors import MarginalSDGError, ProtocolError
 from marginal_sdg.marginals import Counts, Layout
 from marginal_sdg.schedule import Step as Round
 from marginal_sdg.workload import Workload
 
 _AT_ONCE = 32  # clients elsewhere that share
 _COHORTS = 3  # of which nobody comes end a pool that is empty
-
-
-class Service(Protocol):
-    """A server, wherever it runs: a ``Channel`` to it."""
-
-    def ask(self, step: int, chunks: Iterable[bytes]) -> list[bytes]:
-        """Its answer; ``ProtocolError`` where it has none."""
-        ...
 
 
 class Clients(Protocol):
@@ -61,24 +51,24 @@ class Clients(Protocol):
         """How many there are."""
         ...
 
-    def share(self, asked: Sequence[Sharing]) -> list[list[int] | MarginalSDGError]:
-        """Have each of these shared with servers 0 and 1: how many bytes went to each, or why not."""
+    def share(self, asked: Sequence[Sharing]) -> list[MarginalSDGError | None]:
+        """Have each of these shared with servers 0 and 1; why not, where that fails."""
         ...
 
 
 class SpuPool:
-    """A ``Pool`` of three services, which draw the noise. Clients share all 1-way marginals, and more when asked.
+    """A ``Pool`` of three servers, which draw the noise. Clients share all 1-way marginals, and more when asked.
 
     Clients whose answers do not arrive are left out, and ``tell`` hears of each. The first error of any server ends the
     pool; what it had paid for stays paid. ``traffic``: between servers, the bytes that they say they sent, both in the
-    "ideal" and in the "wire" accounting.
+    "ideal" and in the "wire" accounting; from clients, what has arrived.
     """
 
     def __init__(
         self,
         clients: Clients,
         workload: Workload,
-        services: Sequence[Service],
+        servers: Servers,
         terms: Terms,
         size_variance: Fraction,
         tell: Callable[[dict[str, Any]], None],
@@ -86,7 +76,7 @@ class SpuPool:
         self.traffic = Traffic(len(clients), SERVERS)
         self._clients = clients
         self._workload = workload
-        self._services = services
+        self._servers = servers
         self._tell = tell
         self._members: list[int] = []
         self._shared = Layout(workload.domain, workload.one_way)  # what every member has shared
@@ -123,18 +113,38 @@ class SpuPool:
         """Those whose answers have come to both receiving servers."""
         self._waves += 1
         domain = self._workload.domain.to_dict()
-        asked = partial(Sharing, terms=self._terms, wave=self._waves, cliques=layout.cliques, domain=domain)
-        arrived = []
-        results = self._clients.share([asked(client=client) for client in clients])
-        for client, sent in zip(clients, results, strict=True):
-            if isinstance(sent, MarginalSDGError):
-                self._tell({"event": "absent", "client": client, "why": str(sent)})
-                continue
-            arrived.append(client)
-            for server, size in enumerate(sent):
-                self.traffic.to_server("ideal", [client], payload_bytes(server, int(layout.offsets[-1])), server)
-                self.traffic.to_server("wire", [client], size, server)
+        asked = Sharing(terms=self._terms, client=0, wave=self._waves, cliques=layout.cliques, domain=domain)
+        question = [pack(asked)[0], np.array(clients, dtype=np.int64).tobytes()]
+        (found,) = self._servers.once("share", question, lambda _: [self._shared_now(clients, asked, layout)])
+        arrived: list[int] = integers(found[0], len(found[0]) // 8, "clients").tolist()
+        for client in arrived:
+            head = Upload(terms=self._terms, client=client, wave=self._waves, sizes=layout.sizes)
+            for server in range(RECEIVERS):
+                size = payload_bytes(server, int(layout.offsets[-1]))
+                self.traffic.to_server("ideal", [client], size, server)
+                self.traffic.to_server("wire", [client], len(pack(head)[0]) + size, server)
         return arrived
+
+    def _shared_now(self, clients: Sequence[int], asked: Sharing, layout: Layout) -> list[bytes]:
+        """Ask for what the servers do not have; once more where one of them had gone."""
+        missing, errors = self._missing(clients, asked.wave, layout), {}
+        while missing:
+            breaks = self._servers.breaks
+            results = self._clients.share([asked.model_copy(update={"client": client}) for client in missing])
+            errors = dict(zip(missing, results, strict=True))
+            missing = self._missing(missing, asked.wave, layout)
+            if self._servers.breaks == breaks:
+                break
+        for client in missing:
+            why = errors[client] or f"client {client}: its answers are not at both servers"
+            self._tell({"event": "absent", "client": client, "why": str(why)})
+        return [np.array([client for client in clients if client not in missing], dtype=np.int64).tobytes()]
+
+    def _missing(self, clients: Sequence[int], wave: int, layout: Layout) -> list[int]:
+        """Those whose answers are not at both."""
+        held = self._servers.live(Step.HELD, pack(Holding(wave=wave, sizes=layout.sizes)))
+        here = [set(np.frombuffer(b"".join(answer[:-1]), dtype=np.int64).tolist()) for answer in held[:RECEIVERS]]
+        return [client for client in clients if client not in set.intersection(*here)]
 
     def _admit(self, clients: Sequence[int], layout: Layout, *, joins: bool) -> None:
         self._all(
@@ -176,23 +186,8 @@ class SpuPool:
         return integers(b"".join(first), count, "opened values").copy()
 
     def _all(self, step: Step, question: list[bytes]) -> list[list[bytes]]:
-        """Every server's answer: they need each other for it. The first error of any is raised at once."""
-        done: SimpleQueue[tuple[int, list[bytes] | Exception]] = SimpleQueue()
-
-        def ask(rank: int) -> None:
-            try:
-                done.put((rank, self._services[rank].ask(step, question)))
-            except Exception as error:
-                done.put((rank, error))
-
-        for rank in range(SERVERS):
-            Thread(target=ask, args=(rank,), daemon=True).start()
-        answers: list[list[bytes]] = [[]] * SERVERS
-        for _ in range(SERVERS):
-            rank, answer = done.get()
-            if isinstance(answer, Exception):
-                raise answer
-            answers[rank] = answer
+        """Every server's answer."""
+        answers = self._servers.ask(step, question)
         sent = [int.from_bytes(answer[-1], "little") if answer else 0 for answer in answers]
         for kind in ("ideal", "wire"):
             self.traffic.between_servers(kind, sent)
@@ -200,22 +195,26 @@ class SpuPool:
 
 
 class Here:
-    """Clients that the coordinator plays: it has their tables. ``keys``: 32 fresh bytes a call."""
+    """Clients that the coordinator plays: it has their tables. ``key``: 32 secret bytes."""
 
-    def __init__(self, tables: Sequence[Table], services: Sequence[Service], keys: Callable[[], bytes]) -> None:
+    def __init__(self, tables: Sequence[Table], servers: Servers, key: bytes) -> None:
         self._tables = tables
-        self._services = services
-        self._keys = keys
+        self._servers = servers
+        self._key = key
 
     def __len__(self) -> int:
         return len(self._tables)
 
-    def share(self, asked: Sequence[Sharing]) -> list[list[int] | MarginalSDGError]:
+    def share(self, asked: Sequence[Sharing]) -> list[MarginalSDGError | None]:
         """One after the other."""
-        return [share(self._tables[one.client], one, self._keys(), self._send) for one in asked]
+        return [self._share(one) for one in asked]
 
-    def _send(self, rank: int, question: list[bytes]) -> None:
-        self._services[rank].ask(Step.UPLOAD, question)
+    def _share(self, asked: Sharing) -> MarginalSDGError | None:
+        try:
+            share(self._tables[asked.client], asked, self._key, self._servers.send)
+        except ProtocolError as error:
+            return error
+        return None
 
 
 class Elsewhere:
@@ -232,31 +231,16 @@ class Elsewhere:
     def __len__(self) -> int:
         return len(self._addresses)
 
-    def share(self, asked: Sequence[Sharing]) -> list[list[int] | MarginalSDGError]:
+    def share(self, asked: Sequence[Sharing]) -> list[MarginalSDGError | None]:
         """Many at once; one that says nothing is given up."""
         with ThreadPoolExecutor(_AT_ONCE) as threads:
             return list(threads.map(self._ask, asked))
 
-    def _ask(self, asked: Sharing) -> list[int] | MarginalSDGError:
+    def _ask(self, asked: Sharing) -> MarginalSDGError | None:
         where, name = self._addresses[asked.client], client_role(asked.client)
         try:
             with Channel.connect(where, name, self._timeout, self._identity) as client:
-                answer = client.ask(Step.SHARE, pack(asked))
+                client.ask(Step.SHARE, pack(asked))
         except ProtocolError as error:
             return error
-        return [int(size) for size in integers(b"".join(answer), 2, name)]
-
-
-def connected(
-    addresses: Sequence[str], timeout: float, connections: ExitStack, identity: Path | str | None
-) -> list[Channel]:
-    """Channels to servers 0, 1 and 2, which end with ``connections``."""
-    if len(addresses) != SERVERS or isinstance(addresses, str):
-        raise ConfigError(f"servers: engine 'spu' needs a list with the addresses of three, got {addresses!r}")
-    if not timeout > 0:
-        raise ConfigError(f"timeout: must be a positive number of seconds, got {timeout}")
-    own = Identity.given(identity)
-    return [
-        connections.enter_context(Channel.connect(where, role(rank), timeout, own))
-        for rank, where in enumerate(addresses)
-    ]
+        return None

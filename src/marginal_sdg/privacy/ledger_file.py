@@ -42,7 +42,7 @@ class LedgerFile:
     group: int = 1
 
     def reserve(self, budget: Budget, what: str, session: str = "") -> None:
-        """Record that ``budget`` is spent, durably; of a ``session`` that has a name, once.
+        """Record that ``budget`` is spent, durably; once for each ``session``, a name that is never given again.
 
         Raises
         ------
@@ -50,9 +50,13 @@ class LedgerFile:
         """
         with self._locked():
             state = self._read()
-            booked = [(run["session"], Fraction(run["rho"])) for run in state["runs"] if run.get("session")]
-            if (session, budget.rho) in booked:
+            booked = [Fraction(run["rho"]) for run in state["runs"] if session and run.get("session") == session]
+            if booked == [budget.rho]:
                 return
+            if booked:
+                raise BudgetError(
+                    f"{self.path}: {what} is booked with another budget; go on with the one it began with"
+                )
             limit = Budget(**state["total"]).rho
             spent = sum((Fraction(run["rho"]) for run in state["runs"]), Fraction(0))
             if spent + budget.rho > limit:

@@ -1,9 +1,9 @@
 """``python -m marginal_sdg.spu``: one server, one client, or everything on this machine.
 
-A server makes fresh keys for every session, has one at a time, and ends it at the first error with one line. Servers
-and clients book a session's whole budget in a file before they draw or share anything for it. The coordinator, here the
-demo's process, runs the loop: it asks, and sees what all three servers open. Exit code 0: done, 1: a server failed, 2:
-bad input.
+A server has one session at a time. It keeps it in its folder, so that it goes on when the server is started again, and
+ends it at the first error with one line. Servers and clients book a session's whole budget in a file, once, before they
+draw or share anything for it. The coordinator, here the demo's process, runs the loop: it asks, and sees what all three
+servers open. Exit code 0: done, 1: a server failed, 2: bad input.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from marginal_sdg.crypto.spu.engine import library
 from marginal_sdg.crypto.spu.questions import CLIENT, COORDINATOR, client_role, role
 from marginal_sdg.crypto.stream import Service, address
 from marginal_sdg.crypto.upload import RECEIVERS
+from marginal_sdg.durable import alone
 from marginal_sdg.errors import ConfigError
 from marginal_sdg.privacy.budget import Budget
 from marginal_sdg.privacy.noise import Source
@@ -52,8 +53,12 @@ def _serve(options: argparse.Namespace) -> None:
     limits = _limits(options)
     own = None if options.identity is None else options.identity.resolve()
     folder, name = options.folder.resolve(), role(options.rank)
-    place = Place(options.rank, links, folder, own, options.link_timeout, limits)
-    wait(serve(place, options.listen, options.timeout, told_by(name), identity), name, options.listen)
+    place = Place(options.rank, links, folder, own, options.link_timeout, options.timeout, limits)
+    try:
+        with alone(folder / ".server.lock"):
+            wait(serve(place, options.listen, options.timeout, told_by(name), identity), name, options.listen)
+    except BlockingIOError:
+        raise ConfigError(f"folder: {folder} is another server's, which runs; give each its own") from None
 
 
 def _be_client(options: argparse.Namespace) -> None:
@@ -67,8 +72,8 @@ def _be_client(options: argparse.Namespace) -> None:
     identity, name = Identity.given(options.identity), client_role(options.number)
     servers = _addresses("servers", options.servers, RECEIVERS, identity)
     table = encode(pd.read_csv(options.csv), Domain.load(options.domain))
-    keys = Source.system().key
-    client = SpuClient(options.number, table, _limits(options), servers, identity, options.timeout, keys)
+    key = Source.system().key()
+    client = SpuClient(options.number, table, _limits(options), servers, identity, options.timeout, key)
 
     def play(channel: Channel) -> None:
         channel.serve(client.ask)
@@ -163,7 +168,7 @@ def _parser() -> argparse.ArgumentParser:
     client.set_defaults(run=_be_client)
     for command in (server, client):
         command.add_argument("--listen", default="127.0.0.1:0", metavar="HOST:PORT", help="for those who ask")
-        command.add_argument("--folder", type=Path, default=Path(), help="for the ledger file, and a server's log")
+        command.add_argument("--folder", type=Path, default=Path(), help="for a ledger file; a server's log, session")
         command.add_argument("--identity", type=Path, metavar="FOLDER", help="see certificates")
         command.add_argument("--epsilon", type=float, default=1.0, help="the most that it agrees to in a session")
         command.add_argument("--delta", type=float, default=1e-5)

@@ -1,4 +1,4 @@
-"""A server's session in a process of its own, which ends with it, and who may ask what of it.
+"""A server's session in a process of its own, which ends with its connection, and who may ask what of it.
 
 SPU's links cannot be broken off: they wait out their time, and may take the process with them.
 """
@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
-from threading import Lock, Thread
+from threading import Lock, Thread, Timer
 
 from marginal_sdg.backends.spu_limits import Limits
 from marginal_sdg.backends.spu_noise import ServersNoise
-from marginal_sdg.crypto.channel import Channel
+from marginal_sdg.crypto.channel import Channel, LostError
 from marginal_sdg.crypto.identity import certified
-from marginal_sdg.crypto.spu.engine import SpuEngine, connect, logged_to
+from marginal_sdg.crypto.spu import kept
+from marginal_sdg.crypto.spu.engine import LinkError, SpuEngine, connect, logged_to
 from marginal_sdg.crypto.spu.questions import CLIENT, Step, client_role, unpack
 from marginal_sdg.crypto.spu.server import Server
 from marginal_sdg.errors import MarginalSDGError, ProtocolError
@@ -32,8 +33,9 @@ _PATIENCE = 10.0  # with the session before
 class Place:
     """What a server knows before any session.
 
-    ``links``: "host:port" of all three for each other. ``folder``: for SPU's log. ``identity``: a folder, where links
-    are encrypted and authenticated. ``timeout``: seconds to wait for the other servers. ``limits``: of its noise.
+    ``links``: "host:port" of all three for each other. ``folder``: for SPU's log, and for the session. ``identity``: a
+    folder, where links are encrypted and authenticated. ``timeout``: seconds to wait for the other servers;
+    ``patience``: and for a coordinator that has gone, whose session is kept. ``limits``: of its noise.
     """
 
     rank: int
@@ -41,23 +43,30 @@ class Place:
     folder: Path
     identity: Path | None
     timeout: float
+    patience: float
     limits: Limits
 
 
 class Reception:
-    """Lets coordinators have one session after the other, and clients upload to the one that there is."""
+    """Lets coordinators have one session after the other, and clients upload to the one that there is.
+
+    A session whose connection breaks, or whose servers lose each other, is kept for its coordinator; its process ends.
+    """
 
     def __init__(self, place: Place) -> None:
         self._place = place
         self._turn = Lock()
         self._session: Session | None = None
         self._next = Session(place)  # it takes seconds to load SPU
+        self._expiry = self._expires()  # this process may have been started again
 
     def play(self, channel: Channel) -> None:
         """Answer a coordinator, or a client; certificates say which, and which one."""
         own: list[Session] = []
+        over = met = False
 
         def ask(step: int, chunks: Iterable[bytes]) -> list[bytes]:
+            nonlocal met
             question = list(chunks)
             if step == Step.UPLOAD:
                 return self._upload(question, channel.certified)
@@ -67,22 +76,45 @@ class Reception:
                 own.append(self._begin())
             if not own:
                 raise ProtocolError("session: is not open; start it again")
-            return own[0].ask(step, question, gone=lambda: channel.interrupted)
+            answer = own[0].ask(step, question, gone=lambda: channel.interrupted)
+            met = True
+            return answer
 
         try:
             channel.serve(ask)
+            over = True
+        except (LinkError, LostError):
+            if met:
+                channel.close()  # and say nothing, which would be the end of it
+            raise
+        except ProtocolError:
+            over = True
+            raise
         finally:
             for session in own:
                 self._session = None
-                session.close()
+                session.close(over=over)
                 self._next = Session(self._place)
+                self._expiry = self._expires()
                 self._turn.release()
 
     def _begin(self) -> Session:
         if not self._turn.acquire(timeout=_PATIENCE):
             raise ProtocolError("session: this server is in another one; ask again when it is over")
+        self._expiry.cancel()
         self._session = self._next
         return self._next
+
+    def _expires(self) -> Timer:
+        timer = Timer(self._place.patience, self._expire)
+        timer.daemon = True
+        timer.start()
+        return timer
+
+    def _expire(self) -> None:
+        if self._turn.acquire(blocking=False):
+            kept.remove(self._place.folder)
+            self._turn.release()
 
     def _upload(self, question: list[bytes], sender: str) -> list[bytes]:
         _, head, _ = unpack(Step.UPLOAD, question)
@@ -99,7 +131,7 @@ class Session:
     """A :class:`Server` on SPU, behind a pipe, which one question passes at a time."""
 
     def __init__(self, place: Place) -> None:
-        self._lock = Lock()
+        self._lock, self._folder = Lock(), place.folder
         spawn = get_context("spawn")
         self._pipe, theirs = spawn.Pipe()
         self._process = spawn.Process(target=_answer, args=(theirs, place), daemon=True)
@@ -113,20 +145,22 @@ class Session:
                 self._pipe.send((step, question))
                 while not self._pipe.poll(_GLANCE):
                     if gone():
-                        raise ProtocolError("coordinator: has gone; start the session again")
-                answer: list[bytes] | str = self._pipe.recv()
+                        raise LinkError("coordinator: has gone")
+                answer: list[bytes] | ProtocolError = self._pipe.recv()
         except (EOFError, OSError):
-            raise ProtocolError("SPU: has ended its process; its log says more, start the session again") from None
-        if isinstance(answer, str):
-            raise ProtocolError(answer)
+            raise LinkError("SPU: has ended its process; its log says more") from None
+        if isinstance(answer, ProtocolError):
+            raise answer
         return answer
 
-    def close(self) -> None:
-        """End the process, whatever it does."""
+    def close(self, *, over: bool) -> None:
+        """End the process, whatever it does; the session stays on disk unless it is ``over``."""
         self._process.kill()
         self._process.join()
         with self._lock:  # whoever waits for an answer finds the process ended
             self._pipe.close()
+        if over:
+            kept.remove(self._folder)
 
 
 def _answer(pipe: Connection, place: Place) -> None:
@@ -135,12 +169,13 @@ def _answer(pipe: Connection, place: Place) -> None:
     log = logged_to(place.folder)
     import jax  # noqa: F401  # while nobody waits
 
-    def meet(session: str) -> SpuEngine:
+    def meet(name: str) -> SpuEngine:
         identity = None if place.identity is None else place.identity / LINKS
-        link = connect(place.rank, place.links, session, place.timeout, identity)
+        link = connect(place.rank, place.links, name, place.timeout, identity)
         return SpuEngine(place.rank, link, log)
 
-    server = Server(place.rank, meet, Source.system().key, ServersNoise(place.rank, place.limits))
+    keys, noise = Source.system().key, ServersNoise(place.rank, place.limits)
+    server = Server(place.rank, meet, keys, noise, kept.Kept(place.folder, keys))
     while True:
         try:
             step, chunks = pipe.recv()
@@ -148,8 +183,12 @@ def _answer(pipe: Connection, place: Place) -> None:
             return
         try:
             pipe.send(server.ask(step, chunks))
+        except LinkError as error:
+            pipe.send(error)
         except MarginalSDGError as error:
-            pipe.send(str(error))
+            pipe.send(ProtocolError(str(error)))
+        except OSError as error:
+            pipe.send(ProtocolError(f"session: cannot be kept ({error.strerror})"))
 
 
 def _end_with_parent() -> None:

@@ -27,6 +27,10 @@ _LOG = "spu.log"
 _SENT = re.compile(r"Link details: total send bytes (\d+)")
 
 
+class LinkError(ProtocolError):
+    """The servers do not reach each other: the session can go on when they do."""
+
+
 def library() -> Any:
     """SPU; ``ConfigError`` where it is missing."""
     try:
@@ -184,8 +188,8 @@ def _content(spu: Any, share: Any) -> bytes:
     return b"".join(content for _, content in sorted(pieces))
 
 
-def connect(rank: int, servers: Sequence[str], session: str, timeout: float, identity: Path | None) -> Any:
-    """SPU's link between three servers at host:port, under mutual TLS with the ``Identity`` of a folder.
+def connect(rank: int, servers: Sequence[str], name: str, timeout: float, identity: Path | None) -> Any:
+    """SPU's link of that name between three servers at host:port, under mutual TLS with the ``Identity`` of a folder.
 
     SPU lets in whoever has a certificate of the authority, whatever its name: it should be one of the servers alone.
     Waits for the others, ``timeout`` seconds at most, and as long for any message of theirs. After an error the
@@ -193,7 +197,7 @@ def connect(rank: int, servers: Sequence[str], session: str, timeout: float, ide
     """
     link = library().libspu.link
     terms = link.Desc()
-    terms.id = session
+    terms.id = name
     terms.recv_timeout_ms = terms.http_timeout_ms = int(1000 * timeout)
     terms.connect_retry_interval_ms = 200
     terms.connect_retry_times = int(5 * timeout) + 1  # refused at once, or only after seconds
@@ -218,11 +222,11 @@ def connect(rank: int, servers: Sequence[str], session: str, timeout: float, ide
     try:
         context = found.get(timeout=timeout)
     except Empty:
-        raise ProtocolError(
+        raise LinkError(
             f"link: the other servers did not come within {timeout:g} s; start them, with identities of one authority"
         ) from None
     if isinstance(context, RuntimeError):
-        raise _failure(context)
+        raise LinkError(f"link: the other servers cannot be met ({_reason(context)})")
     return context
 
 
@@ -243,10 +247,9 @@ def _linked(call: Callable[[], Any]) -> Any:
     try:
         return call()
     except (RuntimeError, IndexError, ValueError) as error:
-        raise _failure(error) from None
+        raise LinkError(f"link: the other servers do not answer ({_reason(error)})") from None
 
 
-def _failure(error: Exception) -> ProtocolError:
+def _reason(error: Exception) -> str:
     """SPU's errors are of many lines, with a stack trace."""
-    reason = " ".join(str(error).partition("stacktrace:")[0].split())
-    return ProtocolError(f"link: the other servers do not answer, start the session again ({reason[:160]})")
+    return " ".join(str(error).partition("stacktrace:")[0].split())[:160]

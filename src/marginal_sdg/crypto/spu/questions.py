@@ -3,18 +3,22 @@
 ==========  ====================================  ====================================  ====================
 step        head                                  words                                 answer
 ==========  ====================================  ====================================  ====================
-``OPEN``    terms, clients, variance              none                                  its session's name
+``OPEN``    terms, clients, variance, where       none                                  its session's name
 ``UPLOAD``  terms, client, wave, sizes            a seed (server 0), share (server 1)   none
+``HELD``    wave, sizes                           none                                  clients that sent them
 ``ADMIT``   clients, wave, sizes, joins           none                                  none
 ``SIZE``    none                                  none                                  noisy number
 ``MEASURE`` cliques, variance                     none                                  noisy counts
 ``SELECT``  cliques, epsilon squared              weights, penalties, expected counts   the winner's place
-``SHARE``   terms, client, wave, cliques, domain  none                                  bytes to servers 0, 1
+``SHARE``   terms, client, wave, cliques, domain  none                                  none
 ==========  ====================================  ====================================  ====================
 
 Clients send ``UPLOAD`` to the servers and are asked to ``SHARE`` by the coordinator, who asks all else; it may play
 clients itself. ``wave``: a part of the clients' answers; ``sizes``: cells of each of its cliques. Servers know cliques
 by their places in the pool. A server's answer ends with the bytes that it has sent to the others for it.
+
+All but ``UPLOAD`` and ``HELD`` have places in their session, from 0. ``OPEN`` is the first, and is asked once more
+where a session goes on that broke: with the number of questions that all servers have answered.
 """
 
 from __future__ import annotations
@@ -48,6 +52,7 @@ class Step(IntEnum):
     MEASURE = 5
     SELECT = 6
     SHARE = 7
+    HELD = 8
 
 
 class Head(BaseModel):
@@ -74,11 +79,16 @@ class Terms(Head):
 
 
 class Opening(Head):
-    """Of a session: at most so many clients, whose cohorts' sizes are released with this variance."""
+    """Of a session: at most so many clients, whose cohorts' sizes are released with this variance.
+
+    ``answered``: it goes on after so many questions, by a connection of the servers with the fresh name ``link``.
+    """
 
     terms: Terms
     clients: Positive
     variance: Ratio
+    answered: Natural = 0
+    link: str = ""
 
 
 class Upload(Head):
@@ -86,6 +96,13 @@ class Upload(Head):
 
     terms: Terms
     client: Natural
+    wave: Natural
+    sizes: tuple[Positive, ...]
+
+
+class Holding(Head):
+    """Of which clients have sent this part of their answers."""
+
     wave: Natural
     sizes: tuple[Positive, ...]
 
@@ -131,6 +148,7 @@ _FORMS: dict[Step, tuple[type[Head], int]] = {  # the head, and how many vectors
     Step.MEASURE: (Measuring, 0),
     Step.SELECT: (Selecting, 3),
     Step.SHARE: (Sharing, 0),
+    Step.HELD: (Holding, 0),
 }
 
 

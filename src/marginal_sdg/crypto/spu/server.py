@@ -17,9 +17,11 @@ import numpy as np
 
 from marginal_sdg.crypto.prg import KEY_BYTES, Stream
 from marginal_sdg.crypto.rss import SERVERS, WIDTH, Integers, Party, Shares, Words, end_to_end
+from marginal_sdg.crypto.spu.kept import Kept
 from marginal_sdg.crypto.spu.questions import (
     Admission,
     Head,
+    Holding,
     Measuring,
     Opening,
     Selecting,
@@ -27,6 +29,7 @@ from marginal_sdg.crypto.spu.questions import (
     Terms,
     Upload,
     integers,
+    pack,
     unpack,
 )
 from marginal_sdg.crypto.transport import Transport
@@ -60,21 +63,21 @@ class Engine(Protocol):
 
 
 class Noise(Protocol):
-    """This server's part of all noise, each paid for before it is drawn."""
+    """This server's part of all noise, each paid for before it is drawn. ``key``: 32 secret bytes, its source."""
 
-    def open(self, head: Opening) -> None:
-        """Agree to a session, and pay for the sizes of its cohorts."""
+    def open(self, head: Opening, run: str, key: bytes) -> None:
+        """Agree to a session, whose name is ``run``, and pay for the sizes of its cohorts."""
         ...
 
     def size(self) -> Integers:
         """(1,) for the next cohort's size."""
         ...
 
-    def cells(self, sizes: Sequence[int], variance: Fraction) -> Integers:
+    def cells(self, sizes: Sequence[int], variance: Fraction, key: bytes) -> Integers:
         """For the cells of some cliques, end to end."""
         ...
 
-    def scores(self, candidates: int, epsilon2: Fraction) -> tuple[Integers, int, int]:
+    def scores(self, candidates: int, epsilon2: Fraction, key: bytes) -> tuple[Integers, int, int]:
         """For (candidates,) scores; how many steps one record may move a score by; a bound on all servers' noise."""
         ...
 
@@ -82,23 +85,28 @@ class Noise(Protocol):
 class Server:
     """Answers the questions of one session, in the order ``OPEN``, ``UPLOAD`` and ``ADMIT``, then any.
 
-    ``meet``: an engine for the session of that name, once the other two servers are there as well. ``keys``: 32 fresh
-    bytes a call. After an error the session is over, but for an ``UPLOAD``'s, which is the client's own affair: shares
-    of clients that had joined are gone with it.
+    ``meet``: an engine for a connection of that name, once the other two servers are there as well. ``keys``: 32 fresh
+    bytes a call. ``kept``: the session, which goes on in another process with the same; after an error it is over,
+    but for an ``UPLOAD``'s, which is the client's own affair.
     """
 
-    def __init__(self, rank: int, meet: Callable[[str], Engine], keys: Callable[[], bytes], noise: Noise) -> None:
+    def __init__(
+        self, rank: int, meet: Callable[[str], Engine], keys: Callable[[], bytes], noise: Noise, kept: Kept
+    ) -> None:
         self.rank = rank
         self._meet = meet
         self._keys = keys
         self._noise = noise
+        self._kept = kept
         self._engine: Engine | None = None
         self._terms: Terms | None = None
         self._name = ""  # of this session, fresh: clients cannot be made to take part in another one by its name
+        self._place = 0  # of the question that is asked
+        self._past = False  # the question has been answered before: its answer is for nobody
+        self._questions, self._sums = hashlib.sha256(), hashlib.sha256()  # so far
         self._pending: dict[int, Upload] = {}  # the latest of each client
         self._payloads: dict[int, bytes] = {}
         self._waves = 0  # how many are over
-        self._taken: set[tuple[int, int]] = set()
         self._members: set[int] = set()
         self._sizes: tuple[int, ...] = ()  # of the pool's cliques
         self._pool = self._newest = Shares(np.empty(0, np.uint64), np.empty(0, np.uint64))
@@ -110,46 +118,78 @@ class Server:
         if asked is Step.SHARE or (asked is Step.OPEN) != (self._engine is None):
             raise ProtocolError(f"{asked.name.lower()}: is out of order; start the session again")
         before = self._engine.sent if self._engine else 0
+        answer: bytes | None = None
         if asked is Step.OPEN:
-            self._find_others(head.terms)
-        if asked is not Step.UPLOAD:
-            self._compare(asked, question)
-        answer = self._answers(asked)(head, *vectors)
+            answer = self._take_up(head)
+        elif asked is Step.UPLOAD:
+            self._upload(head, *vectors)
+        elif asked is Step.HELD:
+            answer = self._held(head)
+        else:
+            self._kept.begin(self._place, [bytes([asked]), *question])
+            self._note(asked, question)
+            self._compare(asked, self._questions.digest())
+            answer = self._answer(asked, head, *vectors)
         assert self._engine is not None
         sent = self._engine.sent - before
         return [*([answer] if answer is not None else []), sent.to_bytes(8, "little")]
 
-    def _answers(self, step: Step) -> Callable[..., bytes | None]:
+    def _answer(self, step: Step, head: Head, *vectors: bytes) -> bytes | None:
         answers: dict[Step, Callable[..., bytes | None]] = {
-            Step.OPEN: self._open,
-            Step.UPLOAD: self._upload,
             Step.ADMIT: self._admit,
             Step.SIZE: self._size,
             Step.MEASURE: self._measure,
             Step.SELECT: self._select,
         }
-        return answers[step]
+        answer = answers[step](head, *vectors)
+        self._place += 1
+        return answer
 
-    def _find_others(self, terms: Terms) -> None:
-        """Meet the others; the servers j and j - 1 agree on the key of stream j."""
-        engine = self._meet(terms.session)
+    def _take_up(self, head: Opening) -> bytes:
+        """Begin the session, or go on with it: to the state that it had when so many questions were answered."""
+        first = pack(head.model_copy(update={"answered": 0, "link": ""}))
+        self._kept.open(head.terms.session, head.answered)
+        self._find_others(head)
+        self._compare(Step.OPEN, hashlib.sha256(b"".join(pack(head))).digest())
+        self._kept.begin(0, [bytes([Step.OPEN]), *first])
+        self._note(Step.OPEN, first)
+        self._name = self._kept.key(b"name").hex()
+        self._noise.open(head, self._name, self._key())
+        self._place, self._past = 1, True
+        for place in range(1, head.answered):
+            (step,), *question = self._kept.question(place)
+            asked, then, vectors = unpack(step, question)
+            self._note(asked, question)
+            self._answer(asked, then, *vectors)
+        self._past = False
+        for sent in self._kept.uploads():
+            _, upload, (payload,) = unpack(Step.UPLOAD, sent)
+            if upload.wave > self._waves:
+                self._pending[upload.client], self._payloads[upload.client] = upload, payload
+        return self._name.encode()
+
+    def _find_others(self, head: Opening) -> None:
+        """Meet the others; the servers j and j - 1 agree on the key of stream j, a fresh one whenever they meet."""
+        engine = self._meet(head.link)
         own, transport = self._keys(), engine.transport
         transport.next_round()
         transport.send((self.rank - 1) % SERVERS, np.frombuffer(own, dtype=np.uint64))
         other = transport.receive((self.rank + 1) % SERVERS, KEY_BYTES // 8).tobytes()
         self._party = Party(self.rank, transport, (own, other))
-        self._engine, self._terms, self._name = engine, terms, self._keys().hex()
+        self._engine, self._terms = engine, head.terms
 
-    def _open(self, head: Opening) -> bytes:
-        self._noise.open(head)
-        return self._name.encode()
+    def _note(self, step: Step, question: Sequence[bytes]) -> None:
+        """One question more."""
+        for chunk in (bytes([step]), *question):
+            self._questions.update(len(chunk).to_bytes(8, "little") + chunk)
 
-    def _compare(self, step: Step, question: Sequence[bytes]) -> None:
+    def _key(self) -> bytes:
+        """Of the noise for this question: another one wherever another was asked, or something else added up."""
+        return self._kept.key(self._questions.digest() + self._sums.digest())
+
+    def _compare(self, step: Step, digest: bytes) -> None:
         """Whether the others were asked the same, before anything is drawn or opened for it."""
-        digest = hashlib.sha256(bytes([step]))
-        for chunk in question:
-            digest.update(len(chunk).to_bytes(8, "little") + chunk)
-        own, transport = np.frombuffer(digest.digest(), dtype=np.uint64), self._party.transport
+        own, transport = np.frombuffer(digest, dtype=np.uint64), self._party.transport
         others = [rank for rank in range(SERVERS) if rank != self.rank]
         transport.next_round()
         for rank in others:
@@ -168,14 +208,23 @@ class Server:
         agreed = self._terms.model_copy(update={"session": head.terms.session}) if self._terms else None
         if head.terms != agreed or self._name not in head.terms.session:
             raise ProtocolError(f"{name}: is for another session, or for other terms than this one's")
-        if wave <= self._waves or (client in self._pending and wave < self._pending[client].wave):
+        before = self._pending.get(client)
+        if wave <= self._waves or (before and wave < before.wave):
             raise ProtocolError(f"{name}: too late; the others' answers have been added up")
-        if (client, wave) in self._taken:
+        if before and wave == before.wave:
+            if (before, self._payloads[client]) == (head, payload):
+                return  # whoever sent it did not hear that it came
             raise ProtocolError(f"{name}: repeated; every part of the answers is taken once")
         if len(payload) != payload_bytes(self.rank, sum(head.sizes)):
             raise ProtocolError(f"{name}: {len(payload)} bytes do not fit {sum(head.sizes)} cells")
-        self._taken.add((client, wave))
+        self._kept.store(client, pack(head, payload))
         self._pending[client], self._payloads[client] = head, payload
+
+    def _held(self, head: Holding) -> bytes:
+        """The clients of which this part of the answers is here."""
+        wanted = (head.wave, head.sizes)
+        here = sorted(client for client, sent in self._pending.items() if (sent.wave, sent.sizes) == wanted)
+        return np.array(here, dtype=np.int64).tobytes()
 
     def _admit(self, head: Admission) -> None:
         """Add up what these clients sent: answers of newcomers, or further answers of all members."""
@@ -187,14 +236,10 @@ class Server:
         if len(set(clients)) < len(clients) or head.wave <= self._waves:
             raise ProtocolError("admit: every answer counts once")
         summand: Words = np.zeros(cells, dtype=np.uint64)
-        for client in clients if self.rank < RECEIVERS else ():
-            upload = self._pending.get(client)
-            if upload is None or (upload.wave, upload.sizes) != (head.wave, head.sizes):
-                raise ProtocolError(f"admit: client {client} has not sent {cells} cells in this wave; ask it again")
-            if self.rank == 0:
-                Stream(self._payloads[client]).combine(summand, np.add)
-            else:
-                summand += np.frombuffer(self._payloads[client], dtype=np.uint64)
+        if self.rank < RECEIVERS:
+            made = self._kept.sum(self._place, lambda: self._added_up(head, summand).tobytes())
+            self._sums.update(made)
+            summand = np.frombuffer(made, dtype=np.uint64)
         self._pending.clear()
         self._payloads.clear()
         self._waves = head.wave
@@ -207,6 +252,18 @@ class Server:
             self._sizes += head.sizes
             self._pool = end_to_end([self._pool, shares])
 
+    def _added_up(self, head: Admission, summand: Words) -> Words:
+        """What these clients sent to this server."""
+        for client in head.clients:
+            upload = self._pending.get(client)
+            if upload is None or (upload.wave, upload.sizes) != (head.wave, head.sizes):
+                raise ProtocolError(f"admit: client {client} has not sent {len(summand)} cells in this wave")
+            if self.rank == 0:
+                Stream(self._payloads[client]).combine(summand, np.add)
+            else:
+                summand += np.frombuffer(self._payloads[client], dtype=np.uint64)
+        return summand
+
     # -- releases ----------------------------------------------------------------------------------------------
 
     def _size(self, head: Head) -> bytes:
@@ -218,10 +275,12 @@ class Server:
 
     def _measure(self, head: Measuring) -> bytes:
         shares, sizes = self._cut(head.cliques)
-        return self._release(shares, self._noise.cells(sizes, Fraction(head.variance)))
+        return self._release(shares, self._noise.cells(sizes, Fraction(head.variance), self._key()))
 
     def _release(self, values: Shares, noise: Integers) -> bytes:
         """The values plus every server's noise, opened."""
+        if self._past:
+            return b""
         return self._party.open(values + self._party.reshare(noise.view(np.uint64)), "noisy counts").tobytes()
 
     def _select(self, head: Selecting, *vectors: bytes) -> bytes:
@@ -234,8 +293,10 @@ class Server:
         starts = np.cumsum([0, *sizes[:-1]])
         weights, penalties = (integers(vector, len(starts), "select") for vector in vectors[:2])
         expected = integers(vectors[2], len(shares), "expected counts")
-        noise, unit, bound = self._noise.scores(len(starts), Fraction(head.epsilon2))
+        noise, unit, bound = self._noise.scores(len(starts), Fraction(head.epsilon2), self._key())
         _check_ballot(weights, penalties, expected, unit, bound)
+        if self._past:
+            return b""
         compared = np.flatnonzero(expected)
         counts = shares[compared]
         inner = np.searchsorted(compared, starts)
