@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,7 +21,8 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from threading import Thread
+from threading import Event, Semaphore, Thread
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -33,11 +36,11 @@ from marginal_sdg.backends.spu_client import SpuClient
 from marginal_sdg.backends.spu_limits import Limits
 from marginal_sdg.backends.spu_noise import ServersNoise
 from marginal_sdg.backends.spu_pool import Here, SpuPool
-from marginal_sdg.backends.spu_servers import Servers, connected
+from marginal_sdg.backends.spu_servers import Journal, Servers, connected
 from marginal_sdg.crypto import answering
-from marginal_sdg.crypto.channel import Channel
+from marginal_sdg.crypto.channel import Channel, LostError
 from marginal_sdg.crypto.identity import AUTHORITY, CERTIFICATE, KEY, Identity, certified, issue
-from marginal_sdg.crypto.rss import SERVERS, Shares
+from marginal_sdg.crypto.rss import SERVERS, Party, Shares
 from marginal_sdg.crypto.spu import cost
 from marginal_sdg.crypto.spu.engine import first_largest
 from marginal_sdg.crypto.spu.kept import Kept, remove
@@ -63,6 +66,7 @@ from marginal_sdg.crypto.transport import Transcript
 from marginal_sdg.errors import BudgetError, ConfigError, ProtocolError
 from marginal_sdg.marginals import Layout
 from marginal_sdg.privacy import Source
+from marginal_sdg.privacy.ledger_file import FiledLedger, LedgerFile
 from marginal_sdg.schedule import Step as Round
 from marginal_sdg.spu import session as spu_session
 from marginal_sdg.spu.__main__ import main
@@ -99,6 +103,8 @@ class Queues:
 
     def receive(self, sender, count):
         words = self._links[sender, self.rank].get(timeout=2)
+        if words is None:
+            raise LostError(None, "server: cut off")
         assert len(words) == count
         return words
 
@@ -544,6 +550,356 @@ def test_no_server_sees_what_a_client_has(clients, domain, tmp_path):
     words = np.frombuffer(sent["one", 1][1], dtype=np.uint64)
     assert (words > 2**40).all()  # masked
     assert len(json.loads((tmp_path / "ledger.json").read_text())["runs"]) == 1
+
+
+# --- killed and started again ----------------------------------------------------------------------
+
+
+BEFORE_ANY = 4  # things that a server does for a session before it has begun
+
+
+class KilledError(Exception):
+    """What kill -9 is to the coordinator."""
+
+
+class Mortal:
+    """Three servers whose folders outlive them: all are made anew when the coordinator connects again.
+
+    ``strike(rank, count)`` says whether a server dies, at the count-th time that it sends or writes something.
+    """
+
+    def __init__(self, folder, strike=lambda rank, count: False, **agreed):
+        self.folder, self.strike, self.agreed = folder, strike, agreed
+        self.counts = [0] * SERVERS
+        self._dead = Event()
+        self._asked = Semaphore(SERVERS)
+
+    def connect(self, stack=None):
+        for _ in range(SERVERS):  # as processes, they are gone before they come back
+            self._asked.acquire(timeout=5)
+        self._dead, self._asked, self._links = Event(), Semaphore(SERVERS), None
+        servers = here(self.folder, **self.agreed)
+        for server in servers:
+            for name in ("begin", "sum", "store"):
+                self._watch(server.rank, server._kept, name, self._dead)
+            server._meet = partial(self._met, server._meet, server.rank, self._dead)
+            server.ask = partial(self._ask, server.ask, self._dead, self._asked)
+        return servers
+
+    def _met(self, meet, rank, dead, name):
+        engine = meet(name)
+        self._links = engine.transport._links
+        self._watch(rank, engine.transport, "send", dead)
+        return engine
+
+    def _ask(self, ask, dead, asked, step, chunks):
+        if dead.is_set():
+            raise LostError(None, "server: closed the connection")
+        with asked:
+            return ask(step, chunks)
+
+    def _watch(self, rank, owner, name, dead):
+        call = getattr(owner, name)
+
+        def watched(*arguments):
+            count, self.counts[rank] = self.counts[rank], self.counts[rank] + 1
+            if self.strike(rank, count):
+                dead.set()
+                for queue in self._links.values():
+                    queue.put(None)
+                raise LostError(None, "server: closed the connection")
+            return call(*arguments)
+
+        setattr(owner, name, watched)
+
+
+def script(domain, clients, mortal, journal=None):
+    """All that a coordinator does, and what it hears."""
+    servers = Servers(mortal.connect, 5, journal)
+    pool = SpuPool(Here(clients, servers, bytes(32)), workload(clients), servers, terms(seed=None), VARIANCE, print)
+    layout, nothing = Layout(domain, FIRST + MORE), np.zeros(6, np.int64)
+    noise_alone = Ballot(layout, np.zeros(66, np.int64), nothing, nothing, most=2000)
+    heard = [pool.join((0, 4, 7)), pool.size([]), pool.prepare(FIRST + MORE), pool.join((2,)), pool.size([])]
+    heard += [pool.select(noise_alone, [], STEP) for _ in range(4)]
+    heard += [counts.tolist() for counts in pool.measure((("a",), MORE[1]), [], STEP)]
+    return heard, servers
+
+
+@pytest.fixture
+def same_secrets(monkeypatch):
+    """Sessions have the same secrets in all folders, so that what they release can be compared."""
+    kept = Kept
+    monkeypatch.setitem(globals(), "Kept", lambda own, keys: kept(own, lambda: bytes([int(own.name)]) * 32))
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """All that was opened, by all servers in all their lives."""
+    found = []
+    reveal = Party.open
+
+    def logged(party, x, what):
+        values = reveal(party, x, what)
+        found.append((party.rank, what, values.tolist()))
+        return values
+
+    monkeypatch.setattr(Party, "open", logged)
+    return found
+
+
+@pytest.mark.parametrize("rank", range(SERVERS))
+def test_killed_at_anything_it_does_a_server_goes_on_and_opens_nothing_else(
+    domain, clients, tmp_path, same_secrets, opened, monkeypatch, rank
+):
+    """Real noise. One server dies before each thing that it sends or writes; the others are cut off with it."""
+    monkeypatch.setattr(os, "fsync", lambda file: None)  # no machine dies here
+    (tmp_path / "calm").mkdir()
+    calm = Mortal(tmp_path / "calm", simulate=False)
+    heard, servers = script(domain, clients, calm)
+    once = [{str(o) for o in opened if o[0] == who} for who in range(SERVERS)]
+    assert servers.breaks == 0 and len(once[0]) > 4
+    for count in range(calm.counts[rank]):
+        opened.clear()
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        mortal = Mortal(folder, lambda *now, at=(rank, count): now == at, simulate=False)
+        if count < BEFORE_ANY:
+            with pytest.raises(LostError):  # there was no session yet: it ends as where no server is there
+                script(domain, clients, mortal)
+            assert not opened
+            continue
+        again, servers = script(domain, clients, mortal)
+        assert again == heard
+        assert servers.breaks == 1
+        for who in range(SERVERS):
+            assert {str(o) for o in opened if o[0] == who} == once[who]
+            (booked,) = json.loads((folder / str(who) / "ledger.json").read_text())["runs"]
+            assert Fraction(booked["rho"]) == BUDGET.rho
+
+
+# -- the coordinator
+
+
+def told(fit):
+    return [(m.clique, m.counts.tolist(), m.sigma, m.records) for m in fit.measurements_], fit.ledger.charges
+
+
+@dataclass
+class Coordinator:
+    """A coordinator's process in ``folder``, which is killed when it has asked so many questions, before or after."""
+
+    folder: Path
+    domain: Any
+    asked: int = 0
+
+    def run(self, clients, monkeypatch, kill=None, after=False, **changed):
+        mortal = Mortal(self.folder, simulate=True)
+        live = Servers.live
+        self.asked = 0
+
+        def watched(servers, step, question):
+            self.asked += 1
+            if self.asked - 1 == kill and not after:
+                raise KilledError
+            answers = live(servers, step, question)
+            if self.asked - 1 == kill:
+                raise KilledError
+            return answers
+
+        params = {"workload": workload(clients), "rounds": 2, "epsilon": 3.0, "participation": 0.4, "seed": 3}
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fsync", lambda file: None)
+            patched.setattr(spu_servers, "connected", lambda *_: mortal.connect())
+            patched.setattr(Servers, "live", watched)
+            file = LedgerFile(self.folder / "coordinator.json", Budget(3.0, 1e-5))
+            account = FiledLedger(file, Budget(3.0, 1e-5), "fit")
+            account.source = Source.seeded(0)  # known noise, as the servers'
+            fit = DistAIM(
+                self.domain, **params | changed, engine="spu", servers=[""] * 3, store=self.folder / "journal"
+            )
+            return fit.fit(clients, ledger=account)
+
+    def booked(self):
+        files = ["coordinator.json", *(f"{rank}/ledger.json" for rank in range(SERVERS))]
+        return [len(json.loads((self.folder / file).read_text())["runs"]) for file in files]
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_killed_at_any_question_the_coordinator_goes_on_and_nothing_is_paid_twice(
+    domain, clients, tmp_path, monkeypatch, after
+):
+    calm = Coordinator(tmp_path / "calm", domain)
+    calm.folder.mkdir()
+    first = calm.run(clients, monkeypatch)
+    questions = calm.asked
+    assert questions > 12
+    for kill in range(questions):
+        one = Coordinator(tmp_path / str(kill), domain)
+        one.folder.mkdir()
+        with pytest.raises(KilledError):
+            one.run(clients, monkeypatch, kill, after)
+        again = one.run(clients, monkeypatch)
+        assert one.asked <= questions - kill + 2
+        assert told(again) == told(first)
+        assert again.communication_["client_sent_wire_bytes"] == first.communication_["client_sent_wire_bytes"]
+        assert one.booked() == [1, 1, 1, 1]
+
+
+def test_a_fit_that_is_done_asks_and_costs_nothing_when_it_is_run_again(domain, clients, tmp_path, monkeypatch):
+    one = Coordinator(tmp_path, domain)
+    first = one.run(clients, monkeypatch)
+    for rank in range(SERVERS):
+        remove(tmp_path / str(rank))
+    again = one.run(clients, monkeypatch)
+    assert one.asked == 0
+    assert told(again) == told(first)
+    assert one.booked() == [1, 1, 1, 1]
+
+
+def test_without_a_seed_the_same_clients_take_part_when_it_goes_on(domain, clients, tmp_path, monkeypatch):
+    one = Coordinator(tmp_path, domain)
+    with pytest.raises(KilledError):
+        one.run(clients, monkeypatch, 9, seed=None)
+    journal = [json.loads(line) for line in (tmp_path / "journal").read_text().splitlines()]
+    one.run(clients, monkeypatch, seed=None)
+    after = [json.loads(line) for line in (tmp_path / "journal").read_text().splitlines()]
+    assert after[: len(journal)] == journal
+    assert one.booked() == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"rounds": 3}, "is of a run with other parameters; name another file"),
+        ({"engine": "shares"}, "store: 'shares' computes in this process"),
+        ({"store": "nowhere/at/all"}, "store: nowhere/at/all cannot be used"),
+    ],
+)
+def test_a_store_of_another_fit_is_refused(domain, clients, tmp_path, monkeypatch, changed, message):
+    one = Coordinator(tmp_path, domain)
+    one.run(clients, monkeypatch)
+    with pytest.raises(ConfigError, match=message) as error:
+        if "rounds" in changed:
+            one.run(clients, monkeypatch, **changed)
+        DistAIM(domain, **{"engine": "spu", "servers": [""] * 3, "store": tmp_path / "journal", **changed}).fit(clients)
+    assert "\n" not in str(error.value)
+
+
+def test_a_store_has_one_coordinator(tmp_path):
+    with ExitStack() as stack:
+        Journal(tmp_path / "journal", {}, stack)
+        with pytest.raises(ConfigError, match=r"another process has .*journal"):
+            Journal(tmp_path / "journal", {}, stack)
+
+
+# -- what is refused
+
+
+def opening(answered, session="one"):
+    return pack(Opening(terms=terms(session), clients=10, variance="50", answered=answered, link="x"))
+
+
+def together(services, step, question):
+    """What all three say."""
+    with ThreadPoolExecutor(SERVERS) as threads:
+        return list(threads.map(lambda server: said_by(server, step, question), services))
+
+
+def said_by(server, step, question):
+    try:
+        return server.ask(step, question)
+    except (ProtocolError, Empty) as error:
+        return str(error)
+
+
+def at_work(folder, clients):
+    """A session that is at its fourth question."""
+    pair = Pair(clients, here(folder))
+    pair.join((0, 4, 7))
+    pair.check_size()
+    pair.spu.measure((("a",),), [], STEP)
+
+
+def measuring(clique):
+    return pack(Measuring(cliques=(clique,), variance=str(STEP.variance)))
+
+
+def test_another_question_in_the_place_of_one_that_was_answered_is_refused(clients, tmp_path):
+    """It would have been answered with fresh noise, but nobody has paid for a second answer."""
+    at_work(tmp_path, clients)
+    services = here(tmp_path)
+    together(services, Step.OPEN, opening(3))
+    for said in together(services, Step.MEASURE, measuring(1)):
+        assert said == "session: another question was asked in place 3 before; start another session"
+    assert services[0]._engine.transport.transcript.opened == []
+    services = here(tmp_path)
+    together(services, Step.OPEN, opening(3))
+    assert len(together(services, Step.MEASURE, measuring(0))[0][0]) == 3 * 8
+
+
+@pytest.mark.parametrize(
+    ("answered", "message"),
+    [
+        (2, "session: is at question 4, and does not go back to 2; start another"),
+        (0, "session: is at question 4, and does not go back to 0; start another"),
+        (5, "session: this server has come back without the session, so start another"),
+    ],
+)
+def test_a_session_goes_on_only_where_it_was(clients, tmp_path, answered, message):
+    at_work(tmp_path, clients)
+    assert together(here(tmp_path), Step.OPEN, opening(answered)) == [message] * 3
+
+
+def test_a_server_without_its_folder_or_with_one_of_an_earlier_state_says_so(clients, tmp_path):
+    services = here(tmp_path)
+    pair = Pair(clients, services)
+    pair.join((0, 4, 7))
+    shutil.copytree(tmp_path / "1", tmp_path / "copy")
+    pair.check_size()
+    pair.spu.measure((("a",),), [], STEP)
+    message = "session: this server has come back without the session, so start another"
+    shutil.rmtree(tmp_path / "1")
+    shutil.copytree(tmp_path / "copy", tmp_path / "1")
+    assert said_by(here(tmp_path)[1], Step.OPEN, opening(4)) == message
+    remove(tmp_path / "1")
+    assert said_by(here(tmp_path)[1], Step.OPEN, opening(4)) == message
+
+
+def test_noise_is_another_one_wherever_anything_is(clients, tmp_path):
+    """Keys of a release's noise: of another session, question, place, or of other answers that were added up."""
+    keys = []
+    for name, members, clique, variance in [
+        ("one", (0, 4), 0, 30),
+        ("same", (0, 4), 0, 30),
+        ("members", (0, 5), 0, 30),
+        ("question", (0, 4), 1, 30),
+        ("variance", (0, 4), 0, 31),
+    ]:
+        folder = tmp_path / name
+        folder.mkdir()
+        services = here(folder)
+        for server in services:
+            server._kept._keys = lambda: bytes(32)
+        pair = Pair(clients, services)
+        pair.join(members)
+        together(services, Step.MEASURE, pack(Measuring(cliques=(clique,), variance=str(variance))))
+        keys.append([server._key() for server in services])
+    same = keys.pop(1)
+    assert same == keys[0]
+    for rank in range(SERVERS):
+        assert len({key[rank] for key in keys}) == len(keys)
+
+
+def test_a_session_is_kept_for_its_owner_alone_and_no_longer_than_patience(clients, tmp_path, monkeypatch):
+    monkeypatch.setattr(spu_session, "Session", Direct)
+    at_work(tmp_path, clients)
+    session = tmp_path / "0" / "session"
+    assert session.stat().st_mode & 0o777 == 0o700
+    assert all(file.stat().st_mode & 0o777 == 0o600 for file in session.iterdir())
+    assert not list(session.glob("*.upload"))  # they are added up
+    reception = Reception(Stand(Still, tmp_path / "0", patience=0.05))
+    reception._expiry.join(5)
+    assert not session.exists()
 
 
 # --- the same over authenticated connections ------------------------------------------------------
