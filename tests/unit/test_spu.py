@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -22,6 +24,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Event, Semaphore, Thread
+from time import sleep
 from typing import Any
 
 import numpy as np
@@ -1147,33 +1150,90 @@ def test_twenty_clients_on_spu_are_the_fit_in_the_clear(table, domain, servers, 
         compare_fits(clients, domain, [client.address for client in started], servers=where, identity=asker(servers))
 
 
+@contextmanager
+def started_again(server):
+    """After kill -9, at the same address."""
+    command = list(server.process.args)
+    command[command.index("--listen") + 1] = server.address
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            yield
+        finally:
+            process.kill()
+
+
+def gone(path):
+    """Whether it is, within seconds."""
+    for _ in range(100):
+        if not path.exists():
+            return True
+        sleep(0.1)
+    return False
+
+
+ONE_FIT = {"rounds": 2, "epsilon": 3.0, "participation": 0.4, "seed": 3, "engine": "spu"}
+OF_A_COORDINATOR = """
+import os, pickle, signal, sys
+from marginal_sdg import DistAIM
+domain, clients, params = pickle.load(open(sys.argv[1], "rb"))
+DistAIM(domain, **params, on_event=lambda event: os.kill(os.getpid(), signal.SIGKILL)).fit(clients)
+"""
+
+
 @ON_SPU
 @pytest.mark.slow
-def test_a_killed_server_ends_the_fit_in_one_line_and_a_restarted_one_serves_the_next(clients, domain, tmp_path):
-    with launch(tmp_path, PYTHON, [*LIMITS, "--link-timeout", "30"]) as servers:
+def test_servers_and_a_coordinator_that_are_killed_go_on_between_processes(clients, domain, tmp_path):
+    ideal = DistAIM(domain, workload=workload(clients), **{**ONE_FIT, "engine": "ideal"}).fit(clients)
+    with launch(tmp_path, PYTHON, [*LIMITS, "--link-timeout", "30"]) as servers, ExitStack() as stack:
         where = [server.address for server in servers]
-        asking = {"servers": where, "identity": asker(servers), "timeout": 60}
+        asking = {"servers": where, "identity": asker(servers), "timeout": 60, "store": tmp_path / "store"}
+        params = {"workload": workload(clients), **ONE_FIT, **asking}
+        (tmp_path / "fit").write_bytes(pickle.dumps((domain, clients, params)))
+        killed = subprocess.run([sys.executable, "-c", OF_A_COORDINATOR, str(tmp_path / "fit")])
+        assert killed.returncode == -signal.SIGKILL
 
         def kill(event):
             if event["event"] == "round":
-                servers[1].process.kill()
+                for server in servers[1:] if event["round"] == 1 else ():
+                    server.process.kill()
+                    server.process.wait()
+                    stack.enter_context(started_again(server))
 
-        fit = DistAIM(domain, workload=2, rounds=3, engine="spu", on_event=kill, **asking)
-        with pytest.raises(ProtocolError, match=r"^server 1: ") as error:
+        spu = DistAIM(domain, **params, on_event=kill).fit(clients)
+        assert told(spu) == told(ideal)
+        for server in servers:
+            assert len(json.loads((server.folder / "ledger.json").read_text())["runs"]) == 1
+            assert gone(server.folder / "session")
+
+
+@ON_SPU
+@pytest.mark.slow
+def test_a_server_that_comes_back_without_its_session_ends_the_fit_in_one_line(clients, domain, tmp_path):
+    with launch(tmp_path, PYTHON, [*LIMITS, "--link-timeout", "30"]) as servers, ExitStack() as stack:
+        asking = {"servers": [server.address for server in servers], "identity": asker(servers), "timeout": 60}
+
+        def lose(event):
+            if event["event"] == "round":
+                servers[1].process.kill()
+                servers[1].process.wait()
+                remove(servers[1].folder)
+                stack.enter_context(started_again(servers[1]))
+
+        fit = DistAIM(domain, workload=2, rounds=3, engine="spu", on_event=lose, **asking)
+        with pytest.raises(ProtocolError) as error:
             fit.fit(clients)
-        assert "\n" not in str(error.value)
-        again = subprocess.Popen(
-            servers[1].process.args,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        with again:
-            try:
-                where[1] = again.stdout.readline().split()[-1]
-                compare_fits(clients, domain, **asking)
-            finally:
-                again.kill()
+        message = "server 1: session: this server has come back without the session, so start another"
+        assert str(error.value) == message
+        compare_fits(clients, domain, **asking)
+
+
+@ON_SPU
+@pytest.mark.slow
+def test_a_folder_has_one_server(servers):
+    command = [*servers[0].process.args]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "is another server's, which runs; give each its own" in done.stderr
 
 
 @ON_SPU
