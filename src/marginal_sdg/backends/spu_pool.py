@@ -114,7 +114,7 @@ class SpuPool:
         self._waves += 1
         domain = self._workload.domain.to_dict()
         asked = Sharing(terms=self._terms, client=0, wave=self._waves, cliques=layout.cliques, domain=domain)
-        question = [pack(asked)[0], np.array(clients, dtype=np.int64).tobytes()]
+        question = [pack(asked)[0] + np.array(clients, dtype=np.int64).tobytes()]
         (found,) = self._servers.once("share", question, lambda _: [self._shared_now(clients, asked, layout)])
         arrived: list[int] = integers(found[0], len(found[0]) // 8, "clients").tolist()
         for client in arrived:
