@@ -3,9 +3,9 @@
     python experiments/spu_faults.py --server-python PYTHON [--out experiments/results/spu]
 
 Three servers, ten clients and a coordinator are processes with folders, certificates and ledger files of their own, and
-nothing in common but the loopback network. They stay up; one thing happens at one stage of a fit, an operator starts
-again what was killed, and the same fit is asked for once more. PYTHON is that of an environment with the extra ``spu``.
-Writes ``faults.csv``, whose rows are not run again, and ``faults.md``.
+nothing in common but the loopback network. They stay up; one thing happens at one stage of a fit. What is killed is
+started again at once, or by an operator before the same fit is asked for once more. PYTHON is that of an environment
+with the extra ``spu``. Writes ``faults.csv``, whose rows are not run again, and ``faults.md``.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from marginal_sdg import Budget, DistAIM, Ledger
 from marginal_sdg.backends import spu_pool
 from marginal_sdg.crypto.channel import Channel
 from marginal_sdg.crypto.identity import Identity, issue
+from marginal_sdg.crypto.spu.kept import remove
 from marginal_sdg.crypto.spu.questions import COORDINATOR, Step, Terms, Upload, pack, role
 from marginal_sdg.datasets import load_dataset, partition
 from marginal_sdg.errors import MarginalSDGError, ProtocolError
@@ -47,6 +48,7 @@ from marginal_sdg.spu.launch import LEDGER, Launched, issue_servers, launch, lau
 DATASET, CLIENTS, BUDGET, SEED = "diabetes_pima", 10, Budget(1.0, 1e-5), 1
 FIT: dict[str, Any] = {"rounds": 2, "workload": 8, "participation": 0.6, "seed": SEED}
 TIMEOUT = 20.0  # seconds that everybody waits for another
+PATIENT = ["--link-timeout", str(TIMEOUT), "--patience", "600"]  # servers
 AGREED = ["--epsilon", "1", "--total-epsilon", "1000", "--simulate", "--timeout", str(TIMEOUT)]
 DATA = load_dataset(DATASET)
 PLACES = [
@@ -75,7 +77,9 @@ class Watched(spu_pool.SpuPool):
         self._pipe.recv()
 
 
-def coordinate(pipe: Connection, servers: list[str], clients: list[str], identity: str | None) -> None:
+def coordinate(
+    pipe: Connection, servers: list[str], clients: list[str], identity: str | None, store: Path | None
+) -> None:
     """The coordinator's process: its last message is the outcome."""
     account, absent, releases, error = Ledger(BUDGET, Source.seeded(0)), [], [], ""
 
@@ -83,7 +87,8 @@ def coordinate(pipe: Connection, servers: list[str], clients: list[str], identit
         if event["event"] == "absent":
             absent.append(f"client {event['client']}: {event['why']}")
 
-    asking: dict[str, Any] = {"servers": servers, "identity": identity, "timeout": TIMEOUT, "on_event": tell}
+    asking: dict[str, Any] = {"servers": servers, "identity": identity, "timeout": TIMEOUT, "store": store}
+    asking["on_event"] = tell
     distaim = DistAIM(DATA.domain, engine="spu", epsilon=BUDGET.epsilon, **FIT, **asking)
     try:
         with patch.object(spu_pool, "SpuPool", partial(Watched, pipe)):
@@ -126,7 +131,7 @@ class Deployment:
 
     def __init__(self, home: Path, python: str, stack: ExitStack) -> None:
         self.home = home
-        servers = stack.enter_context(launch(home, python, [*AGREED, "--link-timeout", str(TIMEOUT)]))
+        servers = stack.enter_context(launch(home, python, [*AGREED, *PATIENT]))
         where, frames = [server.address for server in servers], [DATA.frame.iloc[places] for places in PLACES]
         clients = stack.enter_context(launch_clients(home, frames, DATA.domain, where[:2], AGREED))
         self.parties: dict[str, Launched] = {each.folder.name: each for each in (*servers, *clients)}
@@ -170,7 +175,12 @@ class Deployment:
         return {name: len(json.loads(file.read_text())["runs"]) if file.exists() else 0 for name, file in files.items()}
 
     def fit(
-        self, at: str = "", turn: int = 1, strike: Strike | None = None, identity: str | None = COORDINATOR
+        self,
+        at: str = "",
+        turn: int = 1,
+        strike: Strike | None = None,
+        identity: str | None = COORDINATOR,
+        store: Path | None = None,
     ) -> Outcome:
         """One fit in a process; at a stage, for the ``turn``-th time, ``strike``, whose answer goes into the note."""
         start, notes, seen = time.monotonic(), "", 0
@@ -181,7 +191,7 @@ class Deployment:
         spawn = get_context("spawn")
         pipe, theirs = spawn.Pipe()
         own = None if identity is None else str(self.home / identity)
-        process = spawn.Process(target=coordinate, args=(theirs, *addresses, own), daemon=True)
+        process = spawn.Process(target=coordinate, args=(theirs, *addresses, own, store), daemon=True)
         process.start()
         theirs.close()
         outcome = Outcome()
@@ -206,7 +216,10 @@ class Deployment:
 
 @dataclass(frozen=True)
 class Fault:
-    """``before`` and ``strike`` do it; ``mend`` is what an operator does before asking again."""
+    """``before`` and ``strike`` do it; ``mend`` is what an operator does before asking again.
+
+    ``kept``: the coordinator has a store, so that the second fit is the first one, which goes on.
+    """
 
     what: str
     stage: str
@@ -215,22 +228,38 @@ class Fault:
     before: Callable[[Deployment], None] = lambda deployment: None
     mend: Callable[[Deployment], None] = lambda deployment: None
     identity: str | None = COORDINATOR
+    kept: bool = False
 
 
 STAGES = {"join": ("admit", 1), "select": ("select", 1), "measure": ("measure", 2)}
 LOST = ("client-3", "client-7")
+SERVER_NAMES = ["server-0", "server-1", "server-2"]
 
 
 def faults() -> Iterator[Fault]:
     """All of them."""
     yield Fault("nothing", "")
-    for name in ("server-0", "server-1", "server-2"):
+    for names in (["server-0"], ["server-1"], ["server-2"], SERVER_NAMES):
         for stage, at in STAGES.items():
-            mend = partial(_start, name)
-            yield Fault(f"kill -9 of {name}", stage, at, partial(_kill, name, 0.1 * (stage == "select")), mend=mend)
-    yield Fault("server-1 killed and started again at once", "round 2", ("select", 2), _restart)
+            who = names[0] if len(names) == 1 else "all servers"
+            again = partial(_restart, names, 0.1 * (stage == "select"))
+            yield Fault(f"{who} killed (-9) and started again", stage, at, again)
     for stage, at in STAGES.items():
-        yield Fault("kill -9 of the coordinator", stage, at, _kill_coordinator)
+        yield Fault("coordinator killed (-9), run again with its store", stage, at, _kill_coordinator, kept=True)
+    yield Fault("coordinator killed (-9), run again without a store", "select", STAGES["select"], _kill_coordinator)
+    yield Fault(
+        "all servers and the coordinator killed (-9), run again with its store",
+        "select",
+        STAGES["select"],
+        _kill_all,
+        mend=partial(Deployment.start, names=SERVER_NAMES),
+        kept=True,
+    )
+    away, back = partial(_kill, "server-1", 0.0), partial(_start, "server-1")
+    yield Fault("server-1 killed (-9), and stays away", "select", STAGES["select"], away, mend=back)
+    yield Fault("the same, with the coordinator's store", "select", STAGES["select"], away, mend=back, kept=True)
+    yield Fault("server-1 killed (-9), back without its session", "select", STAGES["select"], _lose)
+    yield Fault("server-1 killed (-9), back with an earlier state", "measure", STAGES["measure"], _put_back)
     lost, back = partial(_kill, "client-3", 0.0), partial(_start, "client-3")
     yield Fault("kill -9 of client-3", "join", ("share", 1), lost, mend=back)
     yield Fault("kill -9 of client-3, which has joined", "further answers", ("share", 3), lost, mend=back)
@@ -285,8 +314,34 @@ def _renew(name: str, deployment: Deployment, **how: Any) -> None:
     deployment.start([name], **how)
 
 
-def _restart(deployment: Deployment, _: Terms) -> None:
-    _renew("server-1", deployment)
+def _restart(names: Sequence[str], after: float, deployment: Deployment, _: Terms) -> None:
+    """``after``: seconds, in which the coordinator asks."""
+
+    def again() -> None:
+        deployment.kill(names)
+        deployment.start(names)
+
+    Timer(after, again).start() if after else again()
+
+
+def _kill_all(deployment: Deployment, _: Terms) -> None:
+    deployment.kill(SERVER_NAMES)
+    deployment.coordinator.kill()
+
+
+def _lose(deployment: Deployment, _: Terms) -> None:
+    deployment.kill(["server-1"])
+    remove(deployment.parties["server-1"].folder)
+    deployment.start(["server-1"])
+
+
+def _put_back(deployment: Deployment, _: Terms) -> None:
+    """As if its folder were an older copy: without the two questions that it was asked last."""
+    deployment.kill(["server-1"])
+    session = deployment.parties["server-1"].folder / "session"
+    for question in sorted(session.glob("*.question"), key=lambda path: int(path.stem))[-2:]:
+        question.unlink()
+    deployment.start(["server-1"])
 
 
 def _pause(name: str, seconds: float, deployment: Deployment, _: Terms) -> None:
@@ -317,25 +372,28 @@ def lived_through(fault: Fault, deployment: Deployment, calm: list[Any]) -> dict
     """A row: how the fit ended, what is booked, and whether the same fit works afterwards."""
     fault.before(deployment)
     before = deployment.booked()
-    first = deployment.fit(*fault.at, strike=fault.strike, identity=fault.identity)
-    after = deployment.booked()
+    store = Path(tempfile.mkdtemp(dir=deployment.home)) / "store" if fault.kept else None
+    first = deployment.fit(*fault.at, strike=fault.strike, identity=fault.identity, store=store)
+    after, charges, again = deployment.booked(), first.charges if first.error != "killed" else "", {}
+    if fault.what != "nothing":
+        fault.mend(deployment)
+        second = deployment.fit(store=store)
+        again = {"asked again": _tidy(second.told(calm), deployment), "s ": round(second.seconds, 1)}
+        if fault.kept:
+            after, charges = deployment.booked(), second.charges
     new = {name: after[name] - before[name] for name in after}
-    row = {
+    return {
         "fault": fault.what,
         "stage": fault.stage,
         "outcome": _tidy(first.told(calm), deployment),
         "s after it": round(first.seconds, 1),
         "booked by servers": ", ".join(str(count) for name, count in new.items() if name.startswith("server")),
         "by clients": sum(count for name, count in new.items() if name.startswith("client")),
-        "charged by the coordinator": first.charges if first.error != "killed" else "",
+        "charged by the coordinator": charges,
         "asked again": "",
         "s ": "",
+        **again,
     }
-    if fault.what != "nothing":
-        fault.mend(deployment)
-        second = deployment.fit()
-        row |= {"asked again": _tidy(second.told(calm), deployment), "s ": round(second.seconds, 1)}
-    return row
 
 
 def _tidy(text: str, deployment: Deployment) -> str:
@@ -350,7 +408,8 @@ between processes: three servers on SPU, a process per client, a coordinator, an
 without faults releases what the same fit in the clear does, for the same seed: "the same releases". Servers and
 clients book a session in their ledger files before they draw or share anything for it; the coordinator's ledger makes
 {charges} charges in a whole fit. `s after it`: from the fault to the outcome, or of the whole fit where it is there
-from the start. `asked again`: the same fit, once what was killed has been started again. Seconds are wall time, with
+from the start. `asked again`: the same fit, once what was killed has been started again; with a store, it is the first
+one that goes on, and what is booked and charged is that of both. Seconds are wall time, with
 the start of the coordinator, on a machine with other work; everybody waits {timeout:.0f} s for others, and a quarter of
 that for a client. client-3 is one of the first cohort.
 

@@ -53,7 +53,7 @@ def _serve(options: argparse.Namespace) -> None:
     limits = _limits(options)
     own = None if options.identity is None else options.identity.resolve()
     folder, name = options.folder.resolve(), role(options.rank)
-    place = Place(options.rank, links, folder, own, options.link_timeout, options.timeout, limits)
+    place = Place(options.rank, links, folder, own, options.link_timeout, options.patience, limits)
     try:
         with alone(folder / ".server.lock"):
             wait(serve(place, options.listen, options.timeout, told_by(name), identity), name, options.listen)
@@ -159,6 +159,7 @@ def _parser() -> argparse.ArgumentParser:
     server.add_argument("--rank", type=int, required=True, help="0, 1 or 2")
     server.add_argument("--links", required=True, metavar="HOST:PORT,HOST:PORT,HOST:PORT", help="between the servers")
     server.add_argument("--link-timeout", type=float, default=120.0, help="seconds to wait for the other servers")
+    server.add_argument("--patience", type=float, default=3600.0, help="seconds to keep a session that broke off")
     server.set_defaults(run=_serve)
     client = commands.add_parser("client", help="be a client: it alone has its table")
     client.add_argument("--number", type=int, required=True, help="from 0, as its certificate says")

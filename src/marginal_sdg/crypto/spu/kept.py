@@ -5,12 +5,14 @@ secret bytes, from which the session's noise is made. Not kept is what hides: th
 whenever the servers meet again. They share the sums again, draw the noise of what has been answered once more, to have
 the state they had, and throw it away. The question that they were at is answered with the noise that it had.
 
-Why nothing is released twice. The key of a release's noise is made of the secret, of all questions up to this one and
-of all that this server has added up. So the same question about the same answers has the same noise and the same
-result, and anything else has fresh noise. Besides, a question is refused where another one has been in its place, and
-so is a session that does not go on where it was: the coordinator says how many answers it has, and a server has begun
-so many questions or one more. A folder of an earlier state is noticed by that, unless the coordinator's and all
-servers' are put back together.
+Why nothing is released twice. A question is refused where another one has been in its place, and so is a session that
+does not go on where it was: the coordinator says how many answers it has, and a server has begun so many questions or
+one more. So what is asked again is the same about the same answers, and has the same noise and the same result.
+Besides, the key of a release's noise is made of the secret, of all questions up to this one and, at the servers that
+clients send to, of all that was added up: what differs in any of it has other noise.
+
+*Assuming* that nobody puts back an earlier state of the folders of all three servers and of the coordinator together:
+a part of them is noticed. Then more would be released than is booked, though not under the noise of before.
 """
 
 from __future__ import annotations
