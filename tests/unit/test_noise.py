@@ -425,3 +425,11 @@ def test_a_seed_can_be_told_and_makes_the_same_source_again():
     np.testing.assert_array_equal(source.words(9), again.words(9))
     with pytest.raises(BudgetError, match="whole number"):
         _ = Source.seeded(np.random.SeedSequence([1, 2])).seed
+
+
+def test_kept_bits_are_the_same_for_the_same_key_alone_and_need_no_seed():
+    first, again, other = (Source.kept(bytes([k]) * 32).words(1000) for k in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert not np.isin(first, other).any()
+    assert Source.kept(bytes(32)).secure and Source.kept(bytes(32)).seed is None
+    assert abs(np.unpackbits(first.view(np.uint8)).mean() - 0.5) < 0.02

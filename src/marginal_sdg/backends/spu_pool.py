@@ -115,8 +115,8 @@ class SpuPool:
         domain = self._workload.domain.to_dict()
         asked = Sharing(terms=self._terms, client=0, wave=self._waves, cliques=layout.cliques, domain=domain)
         question = [pack(asked)[0] + np.array(clients, dtype=np.int64).tobytes()]
-        (found,) = self._servers.once("share", question, lambda _: [self._shared_now(clients, asked, layout)])
-        arrived: list[int] = integers(found[0], len(found[0]) // 8, "clients").tolist()
+        ((found,),) = self._servers.once("share", question, lambda _: [[self._shared_now(clients, asked, layout)]])
+        arrived = _numbers(found)
         for client in arrived:
             head = Upload(terms=self._terms, client=client, wave=self._waves, sizes=layout.sizes)
             for server in range(RECEIVERS):
@@ -125,7 +125,7 @@ class SpuPool:
                 self.traffic.to_server("wire", [client], len(pack(head)[0]) + size, server)
         return arrived
 
-    def _shared_now(self, clients: Sequence[int], asked: Sharing, layout: Layout) -> list[bytes]:
+    def _shared_now(self, clients: Sequence[int], asked: Sharing, layout: Layout) -> bytes:
         """Ask for what the servers do not have; once more where one of them had gone."""
         missing, errors = self._missing(clients, asked.wave, layout), {}
         while missing:
@@ -138,13 +138,13 @@ class SpuPool:
         for client in missing:
             why = errors[client] or f"client {client}: its answers are not at both servers"
             self._tell({"event": "absent", "client": client, "why": str(why)})
-        return [np.array([client for client in clients if client not in missing], dtype=np.int64).tobytes()]
+        return np.array([client for client in clients if client not in missing], dtype=np.int64).tobytes()
 
     def _missing(self, clients: Sequence[int], wave: int, layout: Layout) -> list[int]:
         """Those whose answers are not at both."""
         held = self._servers.live(Step.HELD, pack(Holding(wave=wave, sizes=layout.sizes)))
-        here = [set(np.frombuffer(b"".join(answer[:-1]), dtype=np.int64).tolist()) for answer in held[:RECEIVERS]]
-        return [client for client in clients if client not in set.intersection(*here)]
+        both = set.intersection(*(set(_numbers(b"".join(answer[:-1]))) for answer in held[:RECEIVERS]))
+        return [client for client in clients if client not in both]
 
     def _admit(self, clients: Sequence[int], layout: Layout, *, joins: bool) -> None:
         self._all(
@@ -192,6 +192,11 @@ class SpuPool:
         for kind in ("ideal", "wire"):
             self.traffic.between_servers(kind, sent)
         return [answer[:-1] for answer in answers]
+
+
+def _numbers(words: bytes) -> list[int]:
+    """Of clients."""
+    return [int(number) for number in integers(words, len(words) // 8, "clients")]
 
 
 class Here:

@@ -7,7 +7,7 @@
         --servers a:7200,b:7200 --identity identities/client-0                        # and so on
     python -m marginal_sdg.spu demo --dataset magic --out synthetic.csv    # starts all of them here, and asks them
 
-Only servers import SPU; ``DistAIM(engine="spu", servers=[...], identity=...)`` asks them from any environment. All
-connections are encrypted and authenticated at both ends by certificates of one authority; on one machine they may go
-without.
+Only servers import SPU; ``DistAIM(engine="spu", servers=[...], identity=...)`` asks them from any environment. A server
+that is killed and started again goes on in its session, and with ``store=...`` so does who asks. All connections are
+encrypted and authenticated at both ends by certificates of one authority; on one machine they may go without.
 """
