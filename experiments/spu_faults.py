@@ -244,6 +244,8 @@ def faults() -> Iterator[Fault]:
             who = names[0] if len(names) == 1 else "all servers"
             again = partial(_restart, names, 0.1 * (stage == "select"))
             yield Fault(f"{who} killed (-9) and started again", stage, at, again)
+    sharing = partial(_restart, ["server-1"], 0.2)
+    yield Fault("server-1 killed (-9) and started again", "share", ("share", 1), sharing)
     for stage, at in STAGES.items():
         yield Fault("coordinator killed (-9), run again with its store", stage, at, _kill_coordinator, kept=True)
     yield Fault("coordinator killed (-9), run again without a store", "select", STAGES["select"], _kill_coordinator)

@@ -45,7 +45,7 @@ from marginal_sdg.crypto.channel import Channel, LostError
 from marginal_sdg.crypto.identity import AUTHORITY, CERTIFICATE, KEY, Identity, certified, issue
 from marginal_sdg.crypto.rss import SERVERS, Party, Shares
 from marginal_sdg.crypto.spu import cost
-from marginal_sdg.crypto.spu.engine import first_largest
+from marginal_sdg.crypto.spu.engine import LinkError, first_largest
 from marginal_sdg.crypto.spu.kept import Kept, remove
 from marginal_sdg.crypto.spu.questions import (
     CLIENT,
@@ -1045,6 +1045,54 @@ def test_a_server_has_one_session_at_a_time(monkeypatch, tmp_path):
         first.__exit__(None, None, None)
         with Channel.connect(f"127.0.0.1:{service.port}", role(0), 5.0) as third:
             third.ask(Step.OPEN, [b"{}"])
+
+
+class Failing:
+    """A server that cannot do a step."""
+
+    def __init__(self, step, error):
+        self._step, self._error = step, error
+
+    def ask(self, step, question):
+        if step == self._step:
+            raise self._error
+        return []
+
+
+@pytest.mark.parametrize(
+    ("server", "leaves", "told", "over"),
+    [
+        (Still(), lambda channel: channel.__exit__(None, None, None), None, True),
+        (Still(), lambda channel: channel.close(), None, False),
+        (Failing(Step.SIZE, ProtocolError("something")), None, ProtocolError, True),
+        (Failing(Step.SIZE, LinkError("the others")), None, LostError, False),
+        (Failing(Step.OPEN, ProtocolError("something")), None, ProtocolError, False),  # it may be another's session
+        (Failing(Step.OPEN, LinkError("the others")), None, ProtocolError, False),
+    ],
+)
+def test_a_session_that_breaks_off_is_kept_and_one_that_is_over_is_not(
+    monkeypatch, tmp_path, server, leaves, told, over
+):
+    ended = SimpleQueue()
+
+    class Noted(Direct):
+        def close(self, *, over):
+            ended.put(over)
+
+    monkeypatch.setattr(spu_session, "Session", Noted)
+    play = Reception(Stand(lambda: server, tmp_path)).play
+    service = answering.serve(role(0), [COORDINATOR], play, "127.0.0.1:0", 5.0, lambda line: None, together=True)
+    with closing(service), ExitStack() as stack:
+        channel = stack.enter_context(Channel.connect(f"127.0.0.1:{service.port}", role(0), 5.0))
+        if told is None:
+            channel.ask(Step.OPEN, [b"{}"])
+            leaves(channel)
+        else:
+            with pytest.raises(told) as error:
+                channel.ask(Step.OPEN, [b"{}"])
+                channel.ask(Step.SIZE, [b"{}"])
+            assert type(error.value) is told
+        assert ended.get(timeout=5) is over
 
 
 def test_who_asks_is_told_what_is_wrong_even_where_no_log_can_be_written():

@@ -55,7 +55,7 @@ class Servers:
     """
 
     def __init__(self, connect: Connect, patience: float, journal: Journal | None = None) -> None:
-        self.breaks = 0  # how often a connection broke
+        self.breaks = 0  # how often the session broke off
         self.name = Source.system().key().hex() if journal is None else journal.file.fit
         self._connect, self._patience, self._journal = connect, patience, journal
         self._connections = ExitStack()
@@ -104,7 +104,7 @@ class Servers:
                 self._services = self._connect(self._connections)
                 break
             except LostError as lost:
-                self._leave(lost)
+                self._connections.__exit__(type(lost), lost, None)
                 if self._answered == 0:
                     raise
                 if time.monotonic() > end:

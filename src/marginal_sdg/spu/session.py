@@ -88,7 +88,7 @@ class Reception:
                 channel.close()  # and say nothing, which would be the end of it
             raise
         except ProtocolError:
-            over = True
+            over = met
             raise
         finally:
             for session in own:
