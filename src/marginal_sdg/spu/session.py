@@ -83,8 +83,8 @@ class Reception:
         try:
             channel.serve(ask)
             over = True
-        except (LinkError, LostError):
-            if met:
+        except (LinkError, LostError) as error:
+            if met or isinstance(error, LostError):
                 channel.close()  # and say nothing, which would be the end of it
             raise
         except ProtocolError:
