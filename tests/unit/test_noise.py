@@ -397,6 +397,7 @@ def test_a_key_gives_the_same_bits_again_and_different_ones_to_each_that_it_is_s
     assert first.generator().random(3).tolist() == again.generator().random(3).tolist()
     assert first.generator().random() != other.generator().random()
     assert first.secure and first.seed is None and first.spawn(1)[0].secure
+    assert abs(np.unpackbits(first.words(1000).view(np.uint8)).mean() - 0.5) < 0.02
 
 
 def test_generators_are_numpys_own_children_of_the_seed() -> None:
@@ -425,11 +426,3 @@ def test_a_seed_can_be_told_and_makes_the_same_source_again():
     np.testing.assert_array_equal(source.words(9), again.words(9))
     with pytest.raises(BudgetError, match="whole number"):
         _ = Source.seeded(np.random.SeedSequence([1, 2])).seed
-
-
-def test_kept_bits_are_the_same_for_the_same_key_alone_and_need_no_seed():
-    first, again, other = (Source.kept(bytes([k]) * 32).words(1000) for k in (1, 1, 2))
-    np.testing.assert_array_equal(first, again)
-    assert not np.isin(first, other).any()
-    assert Source.kept(bytes(32)).secure and Source.kept(bytes(32)).seed is None
-    assert abs(np.unpackbits(first.view(np.uint8)).mean() - 0.5) < 0.02
