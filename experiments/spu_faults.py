@@ -36,8 +36,8 @@ from rich.progress import track
 from marginal_sdg import Budget, DistAIM, Ledger
 from marginal_sdg.backends import spu_pool
 from marginal_sdg.crypto.channel import Channel
+from marginal_sdg.crypto.folder import Folder
 from marginal_sdg.crypto.identity import Identity, issue
-from marginal_sdg.crypto.spu.kept import remove
 from marginal_sdg.crypto.spu.questions import COORDINATOR, Step, Terms, Upload, pack, role
 from marginal_sdg.datasets import load_dataset, partition
 from marginal_sdg.errors import MarginalSDGError, ProtocolError
@@ -333,7 +333,7 @@ def _kill_all(deployment: Deployment, _: Terms) -> None:
 
 def _lose(deployment: Deployment, _: Terms) -> None:
     deployment.kill(["server-1"])
-    remove(deployment.parties["server-1"].folder)
+    Folder(deployment.parties["server-1"].folder).remove()
     deployment.start(["server-1"])
 
 

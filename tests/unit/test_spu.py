@@ -42,11 +42,12 @@ from marginal_sdg.backends.spu_pool import Here, SpuPool
 from marginal_sdg.backends.spu_servers import Journal, Servers, connected
 from marginal_sdg.crypto import answering
 from marginal_sdg.crypto.channel import Channel, LostError
+from marginal_sdg.crypto.folder import Folder
 from marginal_sdg.crypto.identity import AUTHORITY, CERTIFICATE, KEY, Identity, certified, issue
 from marginal_sdg.crypto.rss import SERVERS, Party, Shares
 from marginal_sdg.crypto.spu import cost
 from marginal_sdg.crypto.spu.engine import LinkError, first_largest
-from marginal_sdg.crypto.spu.kept import Kept, remove
+from marginal_sdg.crypto.spu.kept import Kept
 from marginal_sdg.crypto.spu.questions import (
     CLIENT,
     COORDINATOR,
@@ -754,7 +755,7 @@ def test_a_fit_that_is_done_asks_and_costs_nothing_when_it_is_run_again(domain, 
     one = Coordinator(tmp_path, domain)
     first = one.run(clients, monkeypatch)
     for rank in range(SERVERS):
-        remove(tmp_path / str(rank))
+        Folder(tmp_path / str(rank)).remove()
     again = one.run(clients, monkeypatch)
     assert one.asked == 0
     assert told(again) == told(first)
@@ -834,7 +835,7 @@ def together(services, step, question):
 def said_by(server, step, question):
     try:
         return server.ask(step, question)
-    except (ProtocolError, Empty) as error:
+    except (ConfigError, ProtocolError, Empty) as error:
         return str(error)
 
 
@@ -876,18 +877,18 @@ def test_a_session_goes_on_only_where_it_was(clients, tmp_path, answered, messag
     assert together(here(tmp_path), Step.OPEN, opening(answered)) == [message] * 3
 
 
-def test_a_server_without_its_folder_or_with_one_of_an_earlier_state_says_so(clients, tmp_path):
-    services = here(tmp_path)
-    pair = Pair(clients, services)
-    pair.join((0, 4, 7))
-    shutil.copytree(tmp_path / "1", tmp_path / "copy")
-    pair.check_size()
-    pair.spu.measure((("a",),), [], STEP)
+def test_a_server_without_its_folder_or_with_a_copy_or_an_earlier_state_says_so(clients, tmp_path):
+    at_work(tmp_path, clients)
+    session = tmp_path / "1" / "session"
+    last = (session / "3.question").read_bytes()
+    (session / "3.question").unlink()
     message = "session: this server has come back without the session, so start another"
-    shutil.rmtree(tmp_path / "1")
-    shutil.copytree(tmp_path / "copy", tmp_path / "1")
     assert said_by(here(tmp_path)[1], Step.OPEN, opening(4)) == message
-    remove(tmp_path / "1")
+    (session / "3.question").write_bytes(last)
+    session.rename(tmp_path / "moved")
+    shutil.copytree(tmp_path / "moved", session)
+    assert "is a copy of another folder" in said_by(here(tmp_path)[1], Step.OPEN, opening(4))
+    Folder(tmp_path / "1").remove()
     assert said_by(here(tmp_path)[1], Step.OPEN, opening(4)) == message
 
 
@@ -951,7 +952,7 @@ class Direct:
 
     def close(self, *, over):
         if over:
-            remove(self._folder)
+            Folder(self._folder).remove()
 
 
 def stands(folder, **how):
@@ -1287,7 +1288,7 @@ def test_a_server_that_comes_back_without_its_session_ends_the_fit_in_one_line(c
             if event["event"] == "round":
                 servers[1].process.kill()
                 servers[1].process.wait()
-                remove(servers[1].folder)
+                Folder(servers[1].folder).remove()
                 stack.enter_context(started_again(servers[1]))
 
         fit = DistAIM(domain, workload=2, rounds=3, engine="spu", on_event=lose, **asking)

@@ -16,9 +16,10 @@ from threading import Lock, Thread, Timer
 from marginal_sdg.backends.spu_limits import Limits
 from marginal_sdg.backends.spu_noise import ServersNoise
 from marginal_sdg.crypto.channel import Channel, LostError
+from marginal_sdg.crypto.folder import Folder
 from marginal_sdg.crypto.identity import certified
-from marginal_sdg.crypto.spu import kept
 from marginal_sdg.crypto.spu.engine import LinkError, SpuEngine, connect, logged_to
+from marginal_sdg.crypto.spu.kept import Kept
 from marginal_sdg.crypto.spu.questions import CLIENT, Step, client_role, unpack
 from marginal_sdg.crypto.spu.server import Server
 from marginal_sdg.errors import MarginalSDGError, ProtocolError
@@ -113,7 +114,7 @@ class Reception:
 
     def _expire(self) -> None:
         if self._turn.acquire(blocking=False):
-            kept.remove(self._place.folder)
+            Folder(self._place.folder).remove()
             self._turn.release()
 
     def _upload(self, question: list[bytes], sender: str) -> list[bytes]:
@@ -160,7 +161,7 @@ class Session:
         with self._lock:  # whoever waits for an answer finds the process ended
             self._pipe.close()
         if over:
-            kept.remove(self._folder)
+            Folder(self._folder).remove()
 
 
 def _answer(pipe: Connection, place: Place) -> None:
@@ -175,7 +176,7 @@ def _answer(pipe: Connection, place: Place) -> None:
         return SpuEngine(place.rank, link, log)
 
     keys, noise = Source.system().key, ServersNoise(place.rank, place.limits)
-    server = Server(place.rank, meet, keys, noise, kept.Kept(place.folder, keys))
+    server = Server(place.rank, meet, keys, noise, Kept(place.folder, keys))
     while True:
         try:
             step, chunks = pipe.recv()

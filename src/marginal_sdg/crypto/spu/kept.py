@@ -18,13 +18,13 @@ a part of them is noticed. Then more would be released than is booked, though no
 from __future__ import annotations
 
 import hmac
-import shutil
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
 
 from marginal_sdg import __version__
 from marginal_sdg.crypto import records
+from marginal_sdg.crypto.folder import Folder
 from marginal_sdg.errors import ProtocolError
 
 _PLACES, _SENT = "*.question", "*.upload"
@@ -34,24 +34,22 @@ class Kept:
     """The one session in ``root``, a folder of the server's own. ``keys``: 32 fresh secret bytes a call."""
 
     def __init__(self, root: Path, keys: Callable[[], bytes]) -> None:
-        self._folder, self._keys = root / "session", keys
+        self._folder, self._keys = Folder(root), keys
+        self._session = self._folder.session
         self._secret = b""
 
     def open(self, session: str, answered: int) -> None:
         """Take up the session of that name after so many answers, or begin it in the place of any other."""
         title = sha256(f"{__version__} {session}".encode()).digest()
-        known = list(records.read(self._folder / "title")) == [title]
-        begun = len(list(self._folder.glob(_PLACES))) if known else 0
+        known = self._folder.title() == [title]
+        begun = len(list(self._session.glob(_PLACES))) if known else 0
         if begun < answered:
             raise ProtocolError("session: this server has come back without the session, so start another")
         if begun > answered + 1:
             raise ProtocolError(f"session: is at question {begun}, and does not go back to {answered}; start another")
         if not known:
-            remove(self._folder.parent)
-            self._folder.mkdir(mode=0o700, parents=True)
-            records.write(self._folder / "secret", [self._keys()])
-            records.write(self._folder / "title", [title])
-        (self._secret,) = records.read(self._folder / "secret")
+            self._folder.begin([title], self._keys())
+        self._secret = self._folder.seed
 
     def key(self, what: bytes) -> bytes:
         """32 secret bytes, the same ones for the same purpose in the same session."""
@@ -59,7 +57,7 @@ class Kept:
 
     def begin(self, place: int, question: list[bytes]) -> None:
         """Write down what is asked in a place; ``ProtocolError`` where something else has been."""
-        path = self._folder / f"{place}.question"
+        path = self._session / f"{place}.question"
         before = list(records.read(path))
         if not before:
             records.write(path, question)
@@ -68,27 +66,22 @@ class Kept:
 
     def question(self, place: int) -> list[bytes]:
         """What was asked there."""
-        return list(records.read(self._folder / f"{place}.question"))
+        return list(records.read(self._session / f"{place}.question"))
 
     def sum(self, place: int, make: Callable[[], bytes]) -> bytes:
         """What was added up for a question, or is now; what has gone into it is not kept any longer."""
-        path = self._folder / f"{place}.sum"
+        path = self._session / f"{place}.sum"
         if not path.exists():
             records.write(path, [make()])
-            for sent in self._folder.glob(_SENT):
+            for sent in self._session.glob(_SENT):
                 sent.unlink()
         (made,) = records.read(path)
         return made
 
     def store(self, client: int, upload: list[bytes]) -> None:
         """Keep what a client has sent last."""
-        records.write(self._folder / f"{client}.upload", upload)
+        records.write(self._session / f"{client}.upload", upload)
 
     def uploads(self) -> Iterator[list[bytes]]:
         """What clients have sent that is not added up."""
-        return (list(records.read(path)) for path in self._folder.glob(_SENT))
-
-
-def remove(root: Path) -> None:
-    """The session in ``root``, if there is one."""
-    shutil.rmtree(root / "session", ignore_errors=True)
+        return (list(records.read(path)) for path in self._session.glob(_SENT))
