@@ -12,7 +12,8 @@ Besides, the key of a release's noise is made of the secret, of all questions up
 clients send to, of all that was added up: what differs in any of it has other noise.
 
 *Assuming* that nobody puts back an earlier state of the folders of all three servers and of the coordinator together:
-a part of them is noticed. Then more would be released than is booked, though not under the noise of before.
+a part of them is noticed, and so is a copy. Then more would be released than is booked; about other answers under other
+noise of servers 0 and 1, but under that which server 2 had.
 """
 
 from __future__ import annotations
