@@ -155,6 +155,9 @@ class FHAIM(Synthesizer):
             raise ConfigError("server: needs the key holder's address as well; give both or none")
         if self.others and (self.server is None or holders != 1 + len(self.others)):
             raise ConfigError("others: need server and keyholder, and one table here")
+        addresses = [self.server, self.keyholder, *self.others]
+        if self.server is not None and len(set(addresses)) < len(addresses):
+            raise ConfigError("server: every role needs an address of its own, and one of them is given twice")
         self._check_engine(holders)
         if not self.timeout > 0:
             raise ConfigError(f"timeout: must be a positive number of seconds, got {self.timeout}")
