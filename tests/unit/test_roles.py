@@ -283,7 +283,7 @@ def test_only_data_holders_are_let_in(tmp_path):
 
 
 def test_a_table_above_the_cap_is_refused_before_anybody_is_asked(part, pairs):
-    nobody = {"engine": "bgv", "server": "localhost:1", "keyholder": "localhost:1"}
+    nobody = {"engine": "bgv", "server": "localhost:1", "keyholder": "localhost:2"}
     with pytest.raises(DataError, match="more than max_records = 119 records"):
         estimator(pairs, max_records=119, **nobody).fit(part)
 
