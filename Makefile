@@ -13,7 +13,7 @@ ENGINES := spu flower
 PYTHON_FOR_spu := >=3.10,<3.12
 PYTHON_FOR_flower := >=3.11,<3.13
 
-.PHONY: help run test test-engines test-spu test-flower test-slow docs lock clean
+.PHONY: help run test test-engines test-spu test-flower test-slow deployments docs lock clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -46,7 +46,12 @@ test-flower: .venv-flower/stamp
 	.venv-flower/bin/pytest -n auto -m "not slow" $(wildcard tests/unit/test_flower*.py)
 
 test-slow: .venv/dev.stamp  ## the tests that `make test` leaves out
-	.venv/bin/pytest -n auto -m slow
+	MARGINAL_SDG_SPU_PYTHON=$(wildcard $(CURDIR)/.venv-spu/bin/python) .venv/bin/pytest -n auto -m slow
+	@[ ! -e .venv-flower/stamp ] || .venv-flower/bin/pytest -n auto -m slow $(wildcard tests/unit/test_flower*.py)
+
+deployments: .venv/dev.stamp .venv-spu/stamp .venv-flower/stamp  ## bring up every mode in processes, Adult to a table
+	$(PYTHON) experiments/deployments.py --spu-python .venv-spu/bin/python --flower-python .venv-flower/bin/python \
+	    --out build/deployments
 
 docs: .venv/dev.stamp  ## build the documentation in build/site, notebooks with their outputs
 	$(MKDOCS)
