@@ -16,7 +16,7 @@ PYTHON_FOR_flower := >=3.11,<3.13
 .PHONY: help run test test-engines test-spu test-flower test-slow deployments docs lock clean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
 
 run: .venv/run.stamp  ## run the main experiment at a quick size: five methods on Adult, three seeds
 	@$(RUN) --config adult_flaim.yaml --set seeds=3 --set calibration=paper
@@ -50,8 +50,8 @@ test-slow: .venv/dev.stamp  ## the tests that `make test` leaves out
 	@[ ! -e .venv-flower/stamp ] || .venv-flower/bin/pytest -n auto -m slow $(wildcard tests/unit/test_flower*.py)
 
 deployments: .venv/dev.stamp .venv-spu/stamp .venv-flower/stamp  ## bring up every mode in processes, Adult to a table
-	$(PYTHON) experiments/deployments.py --spu-python .venv-spu/bin/python --flower-python .venv-flower/bin/python \
-	    --out build/deployments
+	$(PYTHON) experiments/deployments.py --spu-python $(CURDIR)/.venv-spu/bin/python \
+	    --flower-python $(CURDIR)/.venv-flower/bin/python --out build/deployments
 
 docs: .venv/dev.stamp  ## build the documentation in build/site, notebooks with their outputs
 	$(MKDOCS)
