@@ -36,7 +36,7 @@ _WORD = 64
 
 
 class Source:
-    """Where random bits come from: the operating system, or a seed (reproducible, for simulation only)."""
+    """Where random bits come from: the operating system, a key of it, or a seed (reproducible, for simulation only)."""
 
     def __init__(self, seeds: np.random.SeedSequence | None, key: bytes | None = None) -> None:
         self._seeds = seeds
