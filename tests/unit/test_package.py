@@ -24,3 +24,8 @@ def test_estimators_load_no_optional_package():
     optional = ["jax", "mbi", "matplotlib", "sklearn", "umap", "joblib"]
     code = f"import sys; from marginal_sdg import FLAIM; print([m for m in {optional} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_a_curator_needs_no_cipher():
+    code = "import sys; from marginal_sdg import AIM; print('cryptography' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"

@@ -20,13 +20,15 @@ from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal, InvalidOperation
 from fractions import Fraction
 from functools import lru_cache
 from itertools import accumulate
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from ..crypto.prg import Stream
 from ..errors import BudgetError
+
+if TYPE_CHECKING:
+    from ..crypto.prg import Stream
 
 Words = npt.NDArray[np.uint64]
 Boundaries = tuple[list[int], list[int]]
@@ -38,10 +40,10 @@ _WORD = 64
 class Source:
     """Where random bits come from: the operating system, a key of it, or a seed (reproducible, for simulation only)."""
 
-    def __init__(self, seeds: np.random.SeedSequence | None, key: bytes | None = None) -> None:
+    def __init__(self, seeds: np.random.SeedSequence | None, keyed: Stream | None = None) -> None:
         self._seeds = seeds
         self._bits = None if seeds is None else np.random.PCG64(seeds)
-        self._keyed = None if key is None else Stream(key)
+        self._keyed = keyed
 
     @classmethod
     def seeded(cls, seed: int | np.random.SeedSequence | None = None) -> Source:
@@ -63,7 +65,9 @@ class Source:
 
         For a release that a process goes on with after another: the same key gives the same bits.
         """
-        return cls(None, key)
+        from ..crypto.prg import Stream  # only here: a fit without kept sessions needs no cipher
+
+        return cls(None, Stream(key))
 
     @property
     def secure(self) -> bool:
@@ -93,7 +97,7 @@ class Source:
         """Make n independent sources of the same kind, e.g. one per client."""
         if self._seeds is not None:
             return [Source(seeds) for seeds in self._seeds.spawn(n)]
-        return [Source(None, None if self._keyed is None else self.key()) for _ in range(n)]
+        return [Source(None) if self._keyed is None else Source.keyed(self.key()) for _ in range(n)]
 
     def generator(self) -> np.random.Generator:
         """Make a new numpy generator for post-processing (sampling rows, ties), never for private noise."""
