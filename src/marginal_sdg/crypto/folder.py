@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from threading import Timer
 
 from marginal_sdg import durable
 from marginal_sdg.crypto import records
@@ -73,3 +74,11 @@ class Folder:
 
 def _unusable(root: Path, error: OSError) -> str:
     return f"store: {root} cannot be used ({error.strerror})"
+
+
+def expiry(patience: float, end: Callable[[], None]) -> Timer:
+    """``end`` after so many seconds, unless cancelled: the session of somebody who has not come back."""
+    timer = Timer(patience, end)
+    timer.daemon = True
+    timer.start()
+    return timer

@@ -28,13 +28,12 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from threading import Timer
 from typing import Protocol
 
 from marginal_sdg import __version__
 from marginal_sdg.crypto import records
 from marginal_sdg.crypto.channel import Channel, LostError
-from marginal_sdg.crypto.folder import Folder
+from marginal_sdg.crypto.folder import Folder, expiry
 from marginal_sdg.crypto.prg import Stream
 from marginal_sdg.errors import ConfigError, ProtocolError
 
@@ -120,7 +119,7 @@ class Store:
         self._folder, self._keys, self._patience = Folder(root), keys, patience
         with self._folder.alone():
             pass
-        self._expiry = self._expires()
+        self._expiry = expiry(patience, self._expire)
 
     @contextmanager
     def session(self, channel: Channel, make: Make) -> Iterator[Ask]:
@@ -131,7 +130,7 @@ class Store:
                 yield _Session(self._folder, channel, make, self._keys).ask
             except LostError:
                 channel.close()  # and say nothing, which would be the end of it
-                self._expiry = self._expires()
+                self._expiry = expiry(self._patience, self._expire)
                 raise
             except BaseException as error:
                 self._folder.remove()
@@ -139,12 +138,6 @@ class Store:
                     raise ProtocolError(f"store: cannot be written ({error.strerror})") from None
                 raise
             self._folder.remove()
-
-    def _expires(self) -> Timer:
-        timer = Timer(self._patience, self._expire)
-        timer.daemon = True
-        timer.start()
-        return timer
 
     def _expire(self) -> None:
         try:

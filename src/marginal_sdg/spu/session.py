@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection
 from pathlib import Path
-from threading import Lock, Thread, Timer
+from threading import Lock, Thread
 
 from marginal_sdg.backends.spu_limits import Limits
 from marginal_sdg.backends.spu_noise import ServersNoise
 from marginal_sdg.crypto.channel import Channel, LostError
-from marginal_sdg.crypto.folder import Folder
+from marginal_sdg.crypto.folder import Folder, expiry
 from marginal_sdg.crypto.identity import certified
 from marginal_sdg.crypto.spu.engine import LinkError, SpuEngine, connect, logged_to
 from marginal_sdg.crypto.spu.kept import Kept
@@ -59,7 +59,7 @@ class Reception:
         self._turn = Lock()
         self._session: Session | None = None
         self._next = Session(place)  # it takes seconds to load SPU
-        self._expiry = self._expires()  # this process may have been started again
+        self._expiry = expiry(place.patience, self._expire)  # this process may have been started again
 
     def play(self, channel: Channel) -> None:
         """Answer a coordinator, or a client; certificates say which, and which one."""
@@ -96,7 +96,7 @@ class Reception:
                 self._session = None
                 session.close(over=over)
                 self._next = Session(self._place)
-                self._expiry = self._expires()
+                self._expiry = expiry(self._place.patience, self._expire)
                 self._turn.release()
 
     def _begin(self) -> Session:
@@ -105,12 +105,6 @@ class Reception:
         self._expiry.cancel()
         self._session = self._next
         return self._next
-
-    def _expires(self) -> Timer:
-        timer = Timer(self._place.patience, self._expire)
-        timer.daemon = True
-        timer.start()
-        return timer
 
     def _expire(self) -> None:
         if self._turn.acquire(blocking=False):
