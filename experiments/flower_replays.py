@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import socket
 import sys
+from collections import defaultdict
 from contextlib import suppress
 from pathlib import Path
-from threading import Thread
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
@@ -18,6 +18,7 @@ from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpI
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from httpx import HTTPStatusError
+from services import Relay
 
 _TWICE = """
 from flwr.supernode.fleet_http_client import FleetHttpClient
@@ -110,39 +111,23 @@ def pushed(record: Path, address: str, authority: Path, key: Path | None) -> str
     return f"taken, {len(found.objects_to_push)} objects wanted"
 
 
-class Recorder:
-    """Passes on what comes in at ``port``, and keeps what every connection has sent."""
+class Recorder(Relay):
+    """Keeps what every connection has sent, too."""
 
-    def __init__(self, target: int) -> None:
-        self._target = target
-        self.sent: list[bytearray] = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        Thread(target=self._accept, daemon=True).start()
+    def __post_init__(self) -> None:
+        self._sent: dict[socket.socket, bytearray] = defaultdict(bytearray)
+        super().__post_init__()
 
-    def _accept(self) -> None:
-        while True:
-            client, _ = self._listener.accept()
-            service = socket.create_connection(("127.0.0.1", self._target))
-            self.sent.append(bytearray())
-            Thread(target=_pass, args=[client, service, self.sent[-1]], daemon=True).start()
-            Thread(target=_pass, args=[service, client, bytearray()], daemon=True).start()
+    def _heard(self, client: socket.socket, data: bytes) -> None:
+        self._sent[client] += data
+        super()._heard(client, data)
 
     def again(self) -> int:
         """Send the bytes of all connections again, each until the other end hangs up: how many connections."""
-        kept = [bytes(sent) for sent in self.sent]
+        kept = [bytes(sent) for sent in self._sent.values()]
         for sent in kept:
-            with socket.create_connection(("127.0.0.1", self._target), 10) as connection, suppress(OSError):
+            with socket.create_connection(("127.0.0.1", self.target), 10) as connection, suppress(OSError):
                 connection.sendall(sent)
                 while connection.recv(1 << 16):
                     pass
         return len(kept)
-
-
-def _pass(source: socket.socket, sink: socket.socket, kept: bytearray) -> None:
-    with suppress(OSError):
-        while data := source.recv(1 << 16):
-            kept += data
-            sink.sendall(data)
-    for end in (source, sink):
-        end.close()

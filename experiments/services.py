@@ -91,14 +91,17 @@ class Relay:
             with suppress(OSError):
                 self._ends.pop().shutdown(socket.SHUT_RDWR)
 
+    def _heard(self, client: socket.socket, data: bytes) -> None:
+        self.towards += len(data)
+        if self.towards > self.at:
+            self.at = float("inf")
+            self.then()
+
     def _pass(self, source: socket.socket, sink: socket.socket, towards: bool) -> None:
         try:
             while data := source.recv(1 << 16):
                 if towards:
-                    self.towards += len(data)
-                    if self.towards > self.at:
-                        self.at = float("inf")
-                        self.then()
+                    self._heard(source, data)
                 else:
                     self.back += len(data)
                 sink.sendall(data)
